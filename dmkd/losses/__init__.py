@@ -1,0 +1,1 @@
+"""Base losses: pure functions, modules around them, and the configuration that names them."""

@@ -1,0 +1,1 @@
+"""Tuple samplers: which triplets of a batch a loss sees."""

@@ -1,0 +1,37 @@
+"""Networks: backbones by name, pooling, a linear embedding; registry of names, FLOPs and parameter counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from dmkd.space import Choice, Limit, OneOf
+
+
+@dataclass(frozen=True)
+class Network:
+    """An embedding network: backbone, pooling, linear embedding, L2. Defaults are those of S2SD and OBD-SD (R50, 128-d)."""
+
+    backbone: str = "resnet50"
+    """A torchvision name ("resnet50"), or a timm name after a prefix ("timm/tf_efficientnet_lite0")."""
+    weights: str = "imagenet"
+    """"imagenet" (torchvision's or timm's, or a package that carries them), "none", or the path of a weight file."""
+    pooling: Annotated[str, OneOf(("average", "max", "average+max", "gem"))] = "average"
+    dim: Annotated[int, Limit(minimum=0)] = 128
+    """Embedding dimension; 0: no linear layer, the normalised pooled features are the embedding."""
+    resolution: Annotated[int, Limit(minimum=16, maximum=4096), Choice((112, 160, 224))] = 224
+    """Side of the square crop in training and test, pixels."""
+    frozen_batchnorm: bool = True
+    """Running statistics stay as they are; scale and shift still train."""
+    checkpoint: str = ""
+    """Start from this checkpoint folder instead of `weights` ("teacher": from the teacher's weights, as RAML)."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The external teacher of methods that want one; its architecture is read from its checkpoint."""
+
+    checkpoint: str = ""
+    """Folder of a checkpoint (or a REF, which the command line and the sweep turn into a folder)."""
+    resolution: Annotated[int, Limit(minimum=0, maximum=4096)] = 0
+    """Side of the teacher's crop, pixels; 0: as it was trained."""

@@ -1,0 +1,250 @@
+"""Search ranges that stand beside what they search, and strict building of frozen configurations (standard library only).
+
+A field of a frozen dataclass carries its paper's default and its range on one line:
+
+    temperature: Annotated[float, Range(0.2, 2.0), Limit(above=0)] = 1.0
+
+`search_space` walks a configuration and gives flat dotted keys (`method.temperature`), `override` sets them, `flatten` reads
+them back. The same keys pass unchanged through the scheduler, the search library, the tracker and the leaderboard.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from dmkd.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Range:
+    """An interval to search, both ends included; `log` searches the logarithm; an `int` field is searched in steps of `step`.
+
+    `when=("enabled", True)` makes it conditional: it is searched only where the field beside it has that value.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    step: int | None = None
+    when: tuple[str, object] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ConfigError(f"Range({self.low}, {self.high}, log={self.log}): low must be below high, and positive if log")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A finite set of values to search; `when` as in `Range`."""
+
+    options: tuple[Any, ...]
+    when: tuple[str, object] | None = None
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a value must satisfy to be accepted at all: closed (`minimum`, `maximum`) or open (`above`, `below`) ends."""
+
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` is finite and inside every end; an open end at infinity is no end."""
+        open_low = self.above == -math.inf or value > self.above
+        open_high = self.below == math.inf or value < self.below
+        return math.isfinite(value) and self.minimum <= value <= self.maximum and open_low and open_high
+
+    def __str__(self) -> str:
+        ends = [(">=", self.minimum), ("<=", self.maximum), (">", self.above), ("<", self.below)]
+        return " and ".join(f"{sign} {end:g}" for sign, end in ends if math.isfinite(end)) or "a finite number"
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The names that a string field accepts."""
+
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Variants:
+    """A field that holds one of several dataclasses, chosen by `name` (or by a `preset`: a ready instance)."""
+
+    classes: Mapping[str, type]
+    presets: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def nearest(key: str, known: typing.Iterable[str]) -> str:
+    """The end of an error message about an unknown name: the nearest known one, or all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+
+
+@lru_cache(maxsize=None)
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def _split(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The plain type of an annotation and its extras."""
+    if get_origin(hint) is typing.Annotated:
+        plain, *extras = get_args(hint)
+        return plain, tuple(extras)
+    return hint, ()
+
+
+def _fields(cls: type) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    hints = _hints(cls)
+    return {field.name: _split(hints[field.name]) for field in dataclasses.fields(cls) if field.init}
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every leaf of a nested dataclass under its dotted key; the variant of a field stands at `<field>.name`."""
+    flat: dict[str, Any] = {}
+    for name, (_, extras) in _fields(type(config)).items():
+        value, key = getattr(config, name), f"{prefix}{name}"
+        if dataclasses.is_dataclass(value):
+            if any(isinstance(extra, Variants) for extra in extras):
+                flat[f"{key}.name"] = value.name  # type: ignore[attr-defined]
+            flat |= flatten(value, f"{key}.")
+        else:
+            flat[key] = value
+    return flat
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A nested plain dictionary (tuples as lists) that `build` turns back into an equal configuration."""
+    plain: dict[str, Any] = {}
+    for name, (_, extras) in _fields(type(config)).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            label = {"name": value.name} if any(isinstance(extra, Variants) for extra in extras) else {}  # type: ignore[attr-defined]
+            plain[name] = label | to_dict(value)
+        else:
+            plain[name] = list(value) if isinstance(value, tuple) else value
+    return plain
+
+
+def build(cls: type[T], values: Mapping[str, Any], *, base: T | None = None, path: str = "") -> T:
+    """Build `cls` from nested plain values, strictly; what is not named comes from `base`, or from the defaults.
+
+    Raises `ConfigError` for an unknown key (with the nearest known one), a wrong type, or a value outside its limits.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path.rstrip('.') or 'config'}: found {values!r}, wanted a mapping of {', '.join(_fields(cls))}")
+    fields = _fields(cls)
+    for key in values:
+        if key not in fields:
+            raise ConfigError(f"unknown key {path + str(key)!r}: {nearest(str(key), fields)}")
+    given = {key: _value(value, *fields[key], getattr(base, key, None), path + key) for key, value in values.items()}
+    if base is not None:
+        return dataclasses.replace(base, **given)  # type: ignore[type-var]
+    return cls(**given)
+
+
+def _value(value: Any, hint: Any, extras: tuple[Any, ...], current: Any, path: str) -> Any:
+    for extra in extras:
+        if isinstance(extra, Variants):
+            return _variant(value, extra, current, path)
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
+        return build(hint, value, base=current, path=f"{path}.")  # type: ignore[arg-type]
+    value = _typed(value, hint, path)
+    for extra in extras:
+        _check(value, extra, path)
+    return value
+
+
+def _variant(value: Any, variants: Variants, current: Any, path: str) -> Any:
+    if isinstance(value, tuple(variants.classes.values())):
+        return value
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{path}: found {value!r}, wanted a mapping with a 'name' out of {', '.join(sorted(variants.classes))}")
+    rest = {key: item for key, item in value.items() if key not in ("name", "preset")}
+    label = value.get("preset", value.get("name", getattr(current, "name", None)))
+    if label in variants.presets and ("preset" in value or label not in variants.classes):
+        preset = variants.presets[label]
+        return build(type(preset), rest, base=preset, path=f"{path}.")
+    if label not in variants.classes:
+        raise ConfigError(f"{path}.name: unknown {label!r}: {nearest(str(label), [*variants.classes, *variants.presets])}")
+    cls = variants.classes[label]
+    base = current if type(current) is cls else None
+    return build(cls, rest, base=base, path=f"{path}.")
+
+
+def _typed(value: Any, hint: Any, path: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        plain = [argument for argument in arguments if argument is not type(None)]
+        return _typed(value, plain[0], path)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{path}: found {value!r}, wanted a list of {arguments[0].__name__}")
+        return tuple(_typed(item, arguments[0], f"{path}[{position}]") for position, item in enumerate(value))
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is float and number:
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{path}: found {value!r} ({type(value).__name__}), wanted {hint.__name__}")
+    return value
+
+
+def _check(value: Any, extra: Any, path: str) -> None:
+    items = value if isinstance(value, tuple) else (value,)
+    for item in items:
+        if isinstance(extra, Limit) and item is not None and not extra.holds(item):
+            raise ConfigError(f"{path}: found {item!r}, wanted {extra}")
+        if isinstance(extra, OneOf) and item not in extra.options:
+            raise ConfigError(f"{path}: found {item!r}: {nearest(str(item), extra.options)}")
+
+
+def override(config: T, changes: Mapping[str, Any]) -> T:
+    """A copy of `config` with dotted keys set: `override(config, {"method.temperature": 3.0})`.
+
+    `{"method.name": "yu"}` changes the variant of a field and so starts from that variant's defaults; `{"method.preset": "msdf"}`
+    starts from a preset. Raises `ConfigError` as `build` does.
+    """
+    nested: dict[str, Any] = {}
+    # A variant is chosen before its own fields are set, whatever the order in which they were typed.
+    for key in sorted(changes, key=lambda key: key.rsplit(".", 1)[-1] not in ("name", "preset")):
+        node, parts = nested, key.split(".")
+        for part in parts[:-1]:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{key!r} is set twice: once as a whole and once in part")
+        node[parts[-1]] = changes[key]
+    return build(type(config), nested, base=config)
+
+
+def search_space(config: Any, prefix: str = "") -> dict[str, Range | Choice]:
+    """Every `Range` and `Choice` of a configuration under its dotted key, `when` made absolute (`("method.x.enabled", True)`)."""
+    space: dict[str, Range | Choice] = {}
+    for name, (_, extras) in _fields(type(config)).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            space |= search_space(value, f"{prefix}{name}.")
+        for extra in extras:
+            if isinstance(extra, (Range, Choice)):
+                when = (f"{prefix}{extra.when[0]}", extra.when[1]) if extra.when else None
+                space[f"{prefix}{name}"] = dataclasses.replace(extra, when=when)
+    return space

@@ -1,0 +1,1 @@
+"""Ray Tune sweeps: one short script per experiment."""

@@ -1,0 +1,1 @@
+"""Runs, leaderboard and registry on MLflow."""
