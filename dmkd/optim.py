@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, Protocol
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
 from dmkd.space import Limit, OneOf, Range
 
@@ -12,9 +19,10 @@ from dmkd.space import Limit, OneOf, Range
 class Optim:
     """Optimisation of a run. Defaults are those of S2SD and OBD-SD (Adam with L2, no schedule)."""
 
-    epochs: Annotated[int, Limit(minimum=1)] = 150
+    epochs: Annotated[int, Limit(minimum=0)] = 150
+    """0: no training; the network is evaluated as it is."""
     optimizer: Annotated[str, OneOf(("adam", "adamw", "sgd"))] = "adam"
-    """adam: L2 in the gradient (not decoupled), as the papers used it."""
+    """adam: L2 in the gradient (not decoupled), as the papers used it; sgd: momentum 0.9."""
     lr: Annotated[float, Range(1e-6, 1e-3, log=True), Limit(above=0)] = 1e-5
     head_lr: Annotated[float, Limit(minimum=0)] = 0.0
     """Rate of the embedding layer; 0: as `lr`."""
@@ -28,3 +36,82 @@ class Optim:
     """Largest gradient norm; 0: no clipping."""
     precision: Annotated[str, OneOf(("fp32", "bf16", "fp16"))] = "fp32"
     channels_last: bool = True
+
+
+class Grouped(Protocol):
+    """What `parameter_groups` asks of a network: its backbone, and its head (pooling exponent and embedding layer)."""
+
+    backbone: nn.Module
+    head: nn.Module
+
+
+def parameter_groups(network: Grouped, objective_groups: Iterable[dict[str, Any]], optim: Optim) -> list[dict[str, Any]]:
+    """Groups for the optimizer: backbone, embedding layer, GeM exponent (10 x rate, no decay: AML 5.5, RAML 7), the objective's own."""
+    rate = optim.head_lr or optim.lr
+    exponents = [parameter for name, parameter in network.head.named_parameters() if name.split(".")[-1] == "p"]
+    special = {id(parameter) for parameter in exponents}
+    groups: list[dict[str, Any]] = [
+        {"params": list(network.backbone.parameters())},
+        {"params": [parameter for parameter in network.head.parameters() if id(parameter) not in special], "lr": rate},
+        {"params": exponents, "lr": 10 * rate, "weight_decay": 0.0},
+        *objective_groups,
+    ]
+    trainable = [group | {"params": [p for p in group["params"] if p.requires_grad]} for group in groups]
+    return [group for group in trainable if group["params"]]
+
+
+def make_optimizer(groups: list[dict[str, Any]], optim: Optim) -> torch.optim.Optimizer:
+    """The optimizer of `optim` over `groups`; what a group does not say comes from `optim`."""
+    if optim.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=optim.lr, weight_decay=optim.weight_decay)
+    if optim.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=optim.lr, weight_decay=optim.weight_decay)
+    return torch.optim.SGD(groups, lr=optim.lr, weight_decay=optim.weight_decay, momentum=0.9)
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, optim: Optim, iterations_per_epoch: int) -> LRScheduler:
+    """A schedule stepped after every optimizer step, fixed by the planned epochs.
+
+    one_cycle is RAML's (spec 7): one largest rate for all groups (which overwrites the 10 x of the GeM exponent), division by 10
+    at the start and by 1e4 more at the end, peak at 30 %, momentum cycled. exponential changes once an epoch (AML 5.5).
+    """
+    total = max(1, optim.epochs * iterations_per_epoch)
+    per_epoch = max(1, iterations_per_epoch)
+    makers: dict[str, Callable[[], LRScheduler]] = {
+        "constant": lambda: LambdaLR(optimizer, lambda _: 1.0),
+        "exponential": lambda: LambdaLR(optimizer, lambda step: optim.gamma ** (step // per_epoch)),
+        "cosine": lambda: CosineAnnealingLR(optimizer, total),
+        "one_cycle": lambda: OneCycleLR(
+            optimizer, optim.lr, total_steps=total, div_factor=10, final_div_factor=1e4, pct_start=0.3, base_momentum=0.85
+        ),
+    }
+    return makers[optim.schedule]()
+
+
+class Precision:
+    """Mixed precision: an autocast for the forward pass and, for fp16 on a GPU, a gradient scaler."""
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        self._device = device.type
+        self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16" and device.type == "cuda")
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """A context in which matrix products run in the chosen precision; nothing for fp32."""
+        return torch.autocast(self._device, dtype=self._dtype) if self._dtype else contextlib.nullcontext()
+
+
+def optimizer_step(optimizer: torch.optim.Optimizer, precision: Precision, optim: Optim) -> None:
+    """Unscale, clip, step, and clear the gradients."""
+    if optim.clip:
+        precision.scaler.unscale_(optimizer)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, optim.clip)
+    precision.scaler.step(optimizer)
+    precision.scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def steps_per_epoch(batches: int, optim: Optim) -> int:
+    """Optimizer steps in an epoch of so many batches; a last incomplete accumulation still makes a step."""
+    return math.ceil(batches / optim.accumulate)

@@ -1,0 +1,51 @@
+# Everything a newcomer types. Only Python (3.11 to 3.13), pip, make and git are needed; all else goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SHELL := /bin/bash
+
+.PHONY: help install quickstart test slow lint bench ui lock clean
+
+help:
+	@echo "make quickstart   install, run a small real sweep on real pictures, print the leaderboard"
+	@echo "make test         install, then lint, types and tests (make slow: the long ones)"
+	@echo "make bench        benchmarks, each a ratio against a named peer"
+	@echo "make ui           MLflow's UI on loopback, on the runs of this folder"
+
+# Packages for users; the stamp changes with the requirements, so that a second call costs nothing.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "dmkd needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) --version). Say: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@echo "Installing dmkd and its packages into $(VENV): about 8 GB (the ordinary CUDA builds, which also run on a CPU), 4 to 10 minutes, once."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[quickstart,dev]'
+	@touch $@
+
+install: $(VENV)/.installed
+
+quickstart: install
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python sweeps/quickstart.py
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+slow: install
+	$(BIN)/python -m pytest -m slow
+
+bench: install
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+ui: install
+	@echo "MLflow UI: http://127.0.0.1:5000 (Ctrl-C ends it). Choose \"Model training\", then an experiment."
+	@$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port 5000
+
+lock: install
+	@{ head -n 2 constraints.txt; $(BIN)/pip freeze --exclude-editable; } > constraints.new && mv constraints.new constraints.txt
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,65 @@
+"""From networks and pictures to metrics: who embeds the queries, who the gallery, at which resolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dmkd.data import Data
+from dmkd.data.batches import test_batches
+from dmkd.data.datasets import Pictures
+from dmkd.evaluation import Evaluation
+from dmkd.evaluation.embed import embed
+from dmkd.evaluation.protocol import Outcomes, evaluate
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a search: the network that embeds it and the side of its square crop in pixels."""
+
+    network: nn.Module
+    resolution: int
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a part of a data set is measured: its pictures, the test transform, the protocol and the metrics."""
+
+    part: Pictures
+    data: Data
+    evaluation: Evaluation
+    device: torch.device
+
+    def embed(self, side: Side) -> Tensor:
+        """[N, D] float32 embeddings of the part on the CPU."""
+        batches = test_batches(
+            self.part,
+            side.resolution,
+            crop_ratio=self.data.crop_ratio,
+            batch_size=self.evaluation.batch_size,
+            workers=self.data.workers,
+        )
+        return embed(side.network, batches, self.device)
+
+    def compare(self, queries: Tensor, gallery: Tensor) -> tuple[dict[str, float], Outcomes]:
+        """Every picture is a query against all others: its own copy is excluded by identity, its group too if the protocol is strict.
+
+        `queries` and `gallery` [N, D] are embeddings of the same pictures (by different networks when asymmetric).
+        """
+        labels = torch.from_numpy(self.part.labels)
+        identity = torch.arange(len(labels))
+        groups = self.part.groups if self.data.protocol == "strict" else None
+        groups = None if groups is None else torch.from_numpy(groups)
+        return evaluate(
+            queries,
+            gallery,
+            labels,
+            labels,
+            evaluation=self.evaluation,
+            query_ids=identity,
+            gallery_ids=identity,
+            query_groups=groups,
+            gallery_groups=groups,
+        )
