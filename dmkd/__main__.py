@@ -1,0 +1,5 @@
+"""`python -m dmkd` is `dmkd`."""
+
+from dmkd.cli import main
+
+main()

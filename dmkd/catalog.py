@@ -1,0 +1,50 @@
+"""What `dmkd methods`, `dmkd datasets` and `dmkd prepare` show, as plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from dmkd.data import Data
+from dmkd.space import Choice, Range, flatten, search_space
+
+
+def method_rows() -> list[dict[str, Any]]:
+    """Every method, then every preset: name, paper, teacher, gallery, parameters with default and range."""
+    from dmkd.distill import METHODS, PRESETS
+
+    rows = []
+    for name, method in [*((name, cls()) for name, cls in METHODS.items()), *PRESETS.items()]:
+        ranges = {key: _range(searched) for key, searched in search_space(method).items()}
+        parameters = {key: {"default": value, "range": ranges.get(key)} for key, value in flatten(method).items()}
+        preset_of = method.name if name not in METHODS else None
+        facts = {"name": name, "preset_of": preset_of, "paper": method.paper, "teacher": method.teacher, "gallery": method.gallery}
+        rows.append(facts | {"summary": (type(method).__doc__ or "").strip().split("\n")[0], "parameters": parameters})
+    return rows
+
+
+def _range(searched: Range | Choice) -> str:
+    where = f" where {searched.when[0]} is {searched.when[1]}" if searched.when else ""
+    if isinstance(searched, Choice):
+        return f"one of {list(searched.options)}{where}"
+    return f"[{searched.low:g}, {searched.high:g}]{' log' if searched.log else ''}{where}"
+
+
+def dataset_rows() -> list[dict[str, Any]]:
+    """Every data set: name, description, layout, known counts, licence."""
+    from dmkd.data.datasets import DATASETS
+
+    return [{"name": name} | {field.name: _plain(getattr(info, field.name)) for field in dataclasses.fields(info)} for name, info in DATASETS.items()]
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (str, int, float, bool, type(None), dict, list, tuple)) else str(value)
+
+
+def prepare_report(name: str, root: str) -> tuple[dict[str, Any], list[str]]:
+    """Check a data set's folder; the report as plain values and as lines."""
+    from dmkd.data.prepare import check
+
+    report = check(Data(name=name, root=str(Path(root).expanduser()) if root else ""))
+    return dataclasses.asdict(report) | {"ok": report.ok}, report.lines()
