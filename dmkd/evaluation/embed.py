@@ -1,0 +1,29 @@
+"""From images to embeddings, outside training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from dmkd.errors import DataError
+
+
+def embed(net: nn.Module, batches: Iterable[Tensor], device: torch.device | str) -> Tensor:
+    """[N, D] float32 embeddings on the CPU of N images that come in batches [B, 3, H, W], in their order.
+
+    `net` gives `Features`. It runs in eval mode without a graph; afterwards each of its modules is in the mode it was in,
+    so frozen batch-norm stays frozen. The result may enter a graph. Raises `DataError` when there is no image.
+    """
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        with torch.inference_mode():
+            parts = [net(images.to(device, non_blocking=True)).embedding.float() for images in batches]
+    finally:
+        for module, training in modes:
+            module.training = training
+    if not parts:
+        raise DataError("there is no image to embed")
+    return torch.cat(parts).cpu()

@@ -1,0 +1,99 @@
+"""One evaluation: its metrics, the outcome of every query, and the fingerprint that says which numbers may stand side by side."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmkd.errors import DataError
+from dmkd.evaluation import Evaluation
+from dmkd.evaluation.arrays import Array, Floats, Integers, to_numpy
+from dmkd.evaluation.clustering import kmeans, nmi
+from dmkd.evaluation.ranks import Ranks
+from dmkd.evaluation.retrieval import check_depths, outcomes
+from dmkd.evaluation.search import Junk, positive_ranks
+
+DEFINITION = "dot product; junk leaves the ranking; ties by gallery position; queries without a positive skipped; mAP@R musgrave"
+"""Bound into every protocol fingerprint; a change of a metric's meaning changes it."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of each query that has a positive, in the order of the queries; n of them."""
+
+    query: Integers
+    """[n] position among the queries."""
+    label: NDArray[np.generic]
+    """[n] class of the query."""
+    first_hit: Integers
+    """[n] 1-based rank of the first positive: Recall@K is the share of `first_hit <= K`."""
+    ap: Floats
+    """[n] average precision over all ranks."""
+    ap_at_r: Floats
+    """[n] average precision over the first R, Musgrave's R."""
+
+
+def evaluate(
+    queries: Array,
+    gallery: Array,
+    query_labels: Array,
+    gallery_labels: Array,
+    *,
+    evaluation: Evaluation,
+    **junk: Unpack[Junk],
+) -> tuple[dict[str, float], Outcomes]:
+    """All metrics in one pass over the similarities: `recall_at_<k>`, `map`, `mean_average_precision_at_r`, `r_precision`, `nmi`.
+
+    Arguments and errors as in `dmkd.evaluation.retrieval`; give ids whenever an image may meet itself, or its copy by another
+    network. `nmi` is measured when `evaluation.nmi` asks for it and the gallery holds the very vectors of the queries (symmetric
+    search), by k-means with as many clusters as there are classes.
+    """
+    check_depths(evaluation.k)
+    form = evaluation.average_precision
+    query, hit, ap, ap_at_r, r_precision = outcomes(
+        positive_ranks(queries, gallery, query_labels, gallery_labels, **junk),
+        Ranks.first,
+        lambda ranks: ranks.average_precision(form),
+        Ranks.average_precision_at_r,
+        Ranks.r_precision,
+    )
+    metrics = {f"recall_at_{k}": float((hit <= k).mean()) for k in evaluation.k}
+    metrics |= {
+        "map": float(ap.mean()),
+        "mean_average_precision_at_r": float(ap_at_r.mean()),
+        "r_precision": float(r_precision.mean()),
+    }
+    labels = to_numpy(query_labels)
+    if evaluation.nmi and (queries is gallery or np.array_equal(to_numpy(queries), to_numpy(gallery))):
+        metrics["nmi"] = nmi(labels, kmeans(queries, len(np.unique(labels))))
+    return metrics, Outcomes(query, labels[query], hit, ap, ap_at_r)
+
+
+def write_outcomes(outcomes: Outcomes, path: Path | str) -> None:
+    """Write one row a query, columns as in `Outcomes`, as zstd-compressed Parquet; the file appears whole or not at all.
+
+    Missing folders are made. Raises `DataError` when it cannot be written.
+    """
+    import polars  # late: not needed to measure
+
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        polars.DataFrame(asdict(outcomes)).write_parquet(beside, compression="zstd")
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise DataError(f"cannot write the outcomes to {path}: {error}; choose a folder that can be written") from error
+
+
+def protocol_fingerprint(split_fingerprint: str, protocol: str, *, average_precision: str = "step") -> str:
+    """16 hexadecimal digits of split, junk rule ("plain", "strict") and metric definition; only equal ones share a table."""
+    text = "\n".join((split_fingerprint, protocol, average_precision, DEFINITION))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

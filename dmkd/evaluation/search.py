@@ -1,0 +1,134 @@
+"""The engine of every retrieval metric: exact ranks of the positives, a block of queries at a time.
+
+A block of queries meets the whole gallery (dot product of the vectors as given); what is kept of the block is the rank of each
+positive, found by counting what lies above it, so neither the N x N matrix nor a sorted list of it exists at any time.
+
+- Junk: a gallery item with the query's id (itself, or the teacher's copy of it), and, under the strict protocol, one of the
+  query's group. It leaves the ranking: it is no positive, and counts for no rank.
+- Ties: of equal similarities the earlier gallery position comes first, as in `np.argsort(-similarity, kind="stable")`.
+- A query that has no positive after junk is skipped by every metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypedDict, Unpack
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dmkd.errors import DataError, ShapeError
+from dmkd.evaluation.arrays import Array, Integers, keys, vectors
+from dmkd.evaluation.ranks import Ranks, collect, ranks_in_row
+
+BLOCK_MB = 32.0
+"""Memory of one block of similarities; no result depends on it."""
+
+
+class _Matches:
+    """For each query, the gallery positions that carry its key, ascending."""
+
+    def __init__(self, query_keys: NDArray[Any], gallery_keys: NDArray[Any]) -> None:
+        self.order = np.argsort(gallery_keys, kind="stable")
+        ordered = gallery_keys[self.order]
+        self.left = np.searchsorted(ordered, query_keys, "left")
+        self.right = np.searchsorted(ordered, query_keys, "right")
+
+    def __getitem__(self, query: int) -> Integers:
+        return self.order[self.left[query] : self.right[query]]
+
+
+class Junk(TypedDict, total=False):
+    """What names the gallery items that leave a query's ranking; each pair is given whole or not at all."""
+
+    query_ids: Array | None
+    gallery_ids: Array | None
+    query_groups: Array | None
+    gallery_groups: Array | None
+
+
+def positive_ranks(
+    queries: Array, gallery: Array, query_labels: Array, gallery_labels: Array, *, first: bool = False, **junk: Unpack[Junk]
+) -> Iterator[Ranks]:
+    """`Ranks` of one block of queries after the other; `first` ranks only the best positive of a query (and counts one).
+
+    queries [Q, D], gallery [G, D]: float64 is kept, anything else becomes float32. Labels, ids and groups: [Q] and [G], of any
+    sortable type. Raises `ShapeError` where these do not fit together, `DataError` for values that are not finite.
+    """
+    q, g = _same_space(queries, gallery)
+
+    mates = _matches(query_labels, gallery_labels, len(q), len(g), "labels")
+    left_out = [
+        _matches(left, right, len(q), len(g), name)
+        for name in ("ids", "groups")
+        for left, right in [(junk.get(f"query_{name}"), junk.get(f"gallery_{name}"))]
+        if left is not None or right is not None
+    ]
+    device = queries.device if isinstance(queries, Tensor) else torch.device("cpu")
+    return (_rank_block(block, start, mates, left_out, first) for start, block in _blocks(q, g, device))
+
+
+def _matches(left: Any, right: Any, queries: int, gallery: int, name: str) -> _Matches:
+    if left is None or right is None:
+        raise ShapeError(f"only one of query_{name} and gallery_{name} is given: give both, or neither")
+    return _Matches(keys(left, queries, f"query_{name}"), keys(right, gallery, f"gallery_{name}"))
+
+
+def _same_space(queries: Array, gallery: Array) -> tuple[NDArray[Any], NDArray[Any]]:
+    q, g = vectors(queries, "queries"), vectors(gallery, "gallery")
+    if q.shape[1] != g.shape[1]:
+        raise ShapeError(f"queries have {q.shape[1]} dimensions, the gallery {g.shape[1]}: to be compared they need one space")
+    dtype = np.result_type(q, g)
+    lengths = [float(np.sqrt(np.einsum("nd,nd->n", x, x, dtype=np.float64).max())) for x in (q, g)]
+    if not lengths[0] * lengths[1] < np.finfo(dtype).max:
+        raise DataError(
+            f"similarities overflow {dtype}: the longest query has norm {lengths[0]:.3g}, the gallery {lengths[1]:.3g}"
+        )
+    return q.astype(dtype, copy=False), g.astype(dtype, copy=False)
+
+
+def _blocks(q: NDArray[Any], g: NDArray[Any], device: torch.device) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Similarities of some queries to the whole gallery, with the position of the first; the next block reuses the memory."""
+    rows = min(len(q), max(1, int(BLOCK_MB * 2**20 // (len(g) * g.itemsize))))
+    multiply = _cpu_product(g, rows) if device.type == "cpu" else _device_product(g, device)
+    for start in range(0, len(q), rows):
+        yield start, multiply(q[start : start + rows])
+
+
+def _cpu_product(g: NDArray[Any], rows: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    buffer = np.empty((rows, len(g)), g.dtype)
+    return lambda part: np.matmul(part, g.T, out=buffer[: len(part)])
+
+
+def _device_product(g: NDArray[Any], device: torch.device) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    there = torch.from_numpy(g).to(device)
+
+    def multiply(part: NDArray[Any]) -> NDArray[Any]:
+        # Training may have allowed TF32 or autocast; ranks are those of full float32 products.
+        allowed = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            with torch.autocast(device.type, enabled=False):
+                block: NDArray[Any] = (torch.from_numpy(part).to(device) @ there.T).cpu().numpy()
+        finally:
+            torch.set_float32_matmul_precision(allowed)
+        return block
+
+    return multiply
+
+
+def _rank_block(block: NDArray[Any], start: int, mates: _Matches, junk: Sequence[_Matches], first: bool) -> Ranks:
+    found = []
+    for query, row in enumerate(block, start):
+        for group in junk:
+            row[group[query]] = -np.inf
+        positives = mates[query]
+        positives = positives[row[positives] > -np.inf]
+        if first and len(positives):
+            best = row[positives].argmax()
+            positives = positives[best : best + 1]
+        if len(positives):
+            found.append((query, ranks_in_row(row, positives)))
+    return collect(found)
