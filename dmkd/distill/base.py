@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -104,10 +104,17 @@ class Objective(nn.Module):
         """
         return None
 
-    def parameter_groups(self, lr: float) -> list[dict[str, object]]:
-        """Optimizer groups of the objective's own parameters; default: one group without weight decay at the global rate."""
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return [{"params": parameters, "weight_decay": 0.0}] if parameters else []
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Optimizer groups of the objective's own parameters.
+
+        A module inside that has `parameter_groups(lr)` itself (a margin loss, whose betas learn at 5e-4) is asked for its own;
+        what is left makes one group without weight decay at the global rate.
+        """
+        asked = [module for module in self.modules() if module is not self and hasattr(module, "parameter_groups")]
+        groups = [group for module in asked for group in module.parameter_groups(lr)]  # type: ignore[operator]
+        taken = {id(parameter) for group in groups for parameter in group["params"]}
+        rest = [parameter for parameter in self.parameters() if parameter.requires_grad and id(parameter) not in taken]
+        return groups + ([{"params": rest, "weight_decay": 0.0}] if rest else [])
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Named scalar terms, each already weighted; the loss is their sum."""

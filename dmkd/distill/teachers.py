@@ -34,7 +34,9 @@ class Pretrained(NoTeacher):
 
     def __init__(self, teacher: Teacher, device: torch.device) -> None:
         if not teacher.checkpoint:
-            raise ConfigError("teacher.checkpoint is empty, but this method learns from a pretrained teacher: give a checkpoint folder")
+            raise ConfigError(
+                "teacher.checkpoint is empty, but this method learns from a pretrained teacher: give a checkpoint folder"
+            )
         network, info = load_model(teacher.checkpoint)
         self.network = network.to(device).eval().requires_grad_(False)
         self.resolution: int | None = teacher.resolution or int(info["resolution"])
