@@ -32,3 +32,5 @@ class Data:
     """Loading processes; 0: load in the training process."""
     max_classes: Annotated[int, Limit(minimum=0)] = 0
     """Keep the first so many training classes and as many test classes (small runs); 0: all."""
+    render_size: Annotated[int, Limit(minimum=16, maximum=2048)] = 128
+    """Side in pixels at which drawn data sets (signs) are rendered."""

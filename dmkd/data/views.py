@@ -1,11 +1,39 @@
-"""What the loader draws of a picture: augmented views at the student's and at the teacher's resolution."""
+"""What the loader draws of a picture: augmented views at the student's and at the teacher's resolution.
+
+A view is drawn once, as numbers that do not depend on any size (`Draw`), by a generator keyed with (seed, epoch, position in the
+epoch, view). It is then applied to the original picture once per resolution, so that student and teacher see the same crop, flip
+and jitter, and two processes, or a resumed run, draw the same.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+
 from dmkd.space import Limit, OneOf
+
+Pixels = NDArray[np.uint8]
+"""[size, size, 3] RGB."""
+Box = tuple[int, int, int, int]
+"""left, top, width, height, in pixels of the original picture."""
+
+RATIO = (3 / 4, 4 / 3)
+"""Aspect ratios of the random crop (Inception's, as in torchvision)."""
+TRIES = 10
+"""Draws of a crop that fits, before the centre is taken."""
+JITTER = 0.4
+"""Brightness, contrast and saturation factors lie in 1 -+ this (RAML's code)."""
+HUE = 0.1
+"""Largest turn of the hue, in turns."""
+
+INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+"""Filters of the test transform; all are antialiased."""
 
 
 @dataclass(frozen=True)
@@ -25,3 +53,119 @@ class Views:
     """Beta(a, a) of mixing with a random training picture; 0: off."""
     teacher: bool = True
     """Draw the teacher's view in each step (off where its features are stored)."""
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Colour jitter: factors of brightness, contrast and saturation, turns of hue, and the order in which they are applied."""
+
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """The random numbers of one view; what they give depends on the picture's size only through `crop_box`."""
+
+    tries: NDArray[np.float64]
+    """[10, 4] uniform in [0, 1): area, aspect, left, top of each try."""
+    min_scale: float
+    flip: bool
+    jitter: Jitter | None
+
+
+def generator(*key: int) -> np.random.Generator:
+    """A fresh generator for a key of whole numbers, independent of that of every other key of the same length."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
+
+
+def draw_view(views: Views, rng: np.random.Generator) -> Draw | None:
+    """The numbers of one augmented view; None for the test transform (`augmentation="none"`)."""
+    if views.augmentation == "none":
+        return None
+    tries, flip = rng.random((TRIES, 4)), bool(rng.random() < 0.5)
+    return Draw(tries, views.min_scale, flip, _draw_jitter(rng) if views.augmentation == "crop_flip_jitter" else None)
+
+
+def _draw_jitter(rng: np.random.Generator) -> Jitter:
+    brightness, contrast, saturation = (float(factor) for factor in rng.uniform(1 - JITTER, 1 + JITTER, 3))
+    order = tuple(int(step) for step in rng.permutation(4))
+    return Jitter(brightness, contrast, saturation, float(rng.uniform(-HUE, HUE)), order)
+
+
+def draw_partner(views: Views, images: int, rng: np.random.Generator) -> tuple[int, float] | None:
+    """Mixup of one view: a training position, uniform over all, and the weight of the picture itself; None where it is off."""
+    if views.mixup == 0:
+        return None
+    return int(rng.integers(images)), float(rng.beta(views.mixup, views.mixup))
+
+
+def crop_box(tries: NDArray[np.float64], width: int, height: int, min_scale: float) -> Box:
+    """The random resized crop as torchvision defines it: the first of the tries that fits, else the largest allowed centre crop.
+
+    Area share uniform in [min_scale, 1], logarithm of the aspect ratio uniform in [log 3/4, log 4/3], corner uniform over pixels.
+    """
+    low, high = math.log(RATIO[0]), math.log(RATIO[1])
+    for area, aspect, left, top in tries.tolist():
+        target = width * height * (min_scale + area * (1 - min_scale))
+        ratio = math.exp(low + aspect * (high - low))
+        w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(left * (width - w + 1)), int(top * (height - h + 1)), w, h
+    return _centre_box(width, height)
+
+
+def _centre_box(width: int, height: int) -> Box:
+    w = min(width, round(height * RATIO[1]))
+    h = min(height, round(width / RATIO[0]))
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def apply_view(picture: Image.Image, draw: Draw, size: int) -> Pixels:
+    """A view of `picture` at `size` x `size`: cropped from the original, resized (bilinear, antialiased), flipped, jittered."""
+    left, top, width, height = crop_box(draw.tries, picture.width, picture.height, draw.min_scale)
+    # Cropping first keeps the filter from reaching over the crop's edge, as Image.resize(box=...) would let it.
+    view = picture.crop((left, top, left + width, top + height)).resize((size, size), Image.Resampling.BILINEAR)
+    if draw.flip:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(apply_jitter(view, draw.jitter) if draw.jitter else view)
+
+
+def apply_jitter(picture: Image.Image, jitter: Jitter) -> Image.Image:
+    """Brightness, contrast, saturation and hue, in the drawn order, on 8-bit pixels (as torchvision does on PIL images)."""
+    steps = (
+        lambda image: ImageEnhance.Brightness(image).enhance(jitter.brightness),
+        lambda image: ImageEnhance.Contrast(image).enhance(jitter.contrast),
+        lambda image: ImageEnhance.Color(image).enhance(jitter.saturation),
+        lambda image: turn_hue(image, jitter.hue),
+    )
+    for step in jitter.order:
+        picture = steps[step](picture)
+    return picture
+
+
+def turn_hue(picture: Image.Image, turns: float) -> Image.Image:
+    """Turn the hue of an RGB picture by `turns` of the colour circle (256 steps)."""
+    hue, saturation, value = picture.convert("HSV").split()
+    shift = int(turns * 255) % 256
+    turned = hue.point([(step + shift) % 256 for step in range(256)])
+    return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+
+
+def centre_view(picture: Image.Image, size: int, crop_ratio: float, interpolation: str = "bilinear") -> Pixels:
+    """The test transform: short side to round(size / crop_ratio), keeping the aspect ratio, then the centre square."""
+    short = max(size, round(size / crop_ratio))
+    scale = short / min(picture.size)
+    width, height = (short if side == min(picture.size) else int(side * scale) for side in picture.size)
+    resized = picture.resize((width, height), INTERPOLATIONS[interpolation])
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.asarray(resized.crop((left, top, left + size, top + size)))
+
+
+def to_unit(views: Sequence[Pixels]) -> NDArray[np.float32]:
+    """[R, 3, size, size] float32 in [0, 1] of R views."""
+    stacked = np.stack(views).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(stacked, dtype=np.float32) / np.float32(255)

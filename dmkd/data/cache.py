@@ -1,0 +1,117 @@
+"""Opening pictures, whatever their mode or state, and keeping decoded ones in memory up to a limit."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dmkd.errors import DataError
+
+LIMIT_MB = "DMKD_PICTURE_CACHE_MB"
+"""Environment variable: megabytes of decoded pictures that a process keeps (default 512; 0: none)."""
+
+
+def open_picture(path: str | os.PathLike[str]) -> Image.Image:
+    """A decoded RGB picture: upright (EXIF), transparency on white, 16-bit grey scaled to 8, the first frame of an animation.
+
+    Raises `DataError` naming the file: missing, empty, not a picture, truncated, or too large to be one.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return _rgb(ImageOps.exif_transpose(picture))
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders meet damaged bytes with errors of a dozen classes
+        raise DataError(f"{os.fspath(path)}: {_reason(path, error)}; mend, replace or remove it") from None
+
+
+def _reason(path: str | os.PathLike[str], error: Exception) -> str:
+    if not os.path.isfile(path):
+        return "no such picture"
+    if os.path.getsize(path) == 0:
+        return "the picture is empty (0 bytes)"
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture that can be read"
+    return f"broken picture ({' '.join(str(error).split()) or type(error).__name__})"
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "RGB":
+        return picture.copy()
+    if picture.mode == "I" or picture.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255; 65535 is white.
+        grey = np.clip(np.asarray(picture).astype(np.float64) / 257, 0, 255)
+        return Image.fromarray(np.rint(grey).astype(np.uint8)).convert("RGB")
+    if picture.mode == "F":
+        raise ValueError("32-bit floating point has no agreed white; save it with 8 or 16 bits")
+    if picture.has_transparency_data:
+        return _on_white(picture.convert("RGBA"))
+    return picture.convert("RGB")
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    return Image.alpha_composite(Image.new("RGBA", picture.size, (255, 255, 255, 255)), picture).convert("RGB")
+
+
+class PictureCache:
+    """The most recently used decoded pictures, at most `limit` bytes of pixels (4 a pixel). A changed file is read again."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self._pictures: OrderedDict[tuple[str, int, int], Image.Image] = OrderedDict()
+
+    def open(self, path: str) -> Image.Image:
+        """The decoded picture, not to be altered. Raises `DataError` as `open_picture` does."""
+        key = _identity(path)
+        if key in self._pictures:
+            self._pictures.move_to_end(key)
+            return self._pictures[key]
+        picture = open_picture(path)
+        self._keep(key, picture)
+        return picture
+
+    def _keep(self, key: tuple[str, int, int], picture: Image.Image) -> None:
+        size = _bytes(picture)
+        if size > self.limit:
+            return
+        self._pictures[key] = picture
+        self.used += size
+        while self.used > self.limit:
+            self.used -= _bytes(self._pictures.popitem(last=False)[1])
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+
+def _identity(path: str) -> tuple[str, int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return path, -1, -1
+    return path, status.st_mtime_ns, status.st_size
+
+
+def _bytes(picture: Image.Image) -> int:
+    return 4 * picture.width * picture.height
+
+
+def _limit() -> int:
+    text = os.environ.get(LIMIT_MB, "512")
+    if not text.isdecimal():
+        raise DataError(f"${LIMIT_MB}: found {text!r}, wanted a whole number of megabytes")
+    return int(text) * 2**20
+
+
+_caches: dict[str, PictureCache] = {}
+
+
+def shared_cache() -> PictureCache:
+    """The process's own cache: a small data set is decoded once, whatever the number of epochs."""
+    if "cache" not in _caches:
+        _caches["cache"] = PictureCache(_limit())
+    return _caches["cache"]

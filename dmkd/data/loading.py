@@ -1,0 +1,47 @@
+"""Making batches in this process or in loading processes, with the same result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from dmkd.errors import DataError
+
+
+class _Numbered(torch.utils.data.Dataset[Any]):
+    """A task as a data set of batches. A `DataError` travels as a value: the loader would wrap its message in a traceback."""
+
+    def __init__(self, task: Callable[[int], Any], length: int) -> None:
+        self.task, self.length = task, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, number: int) -> Any:
+        try:
+            return self.task(number)
+        except DataError as error:
+            return error
+
+
+def load(task: Callable[[int], Any], length: int, workers: int) -> Iterator[Any]:
+    """`task(0)` .. `task(length - 1)`, in order, made by `workers` processes (0: here). Raises what the task raises.
+
+    Torch's global generator is left alone: a loader of its own accord takes a number from it, and so changes what miners draw.
+    """
+    if workers == 0:
+        yield from map(task, range(length))
+        return
+    loader = torch.utils.data.DataLoader(
+        _Numbered(task, length), batch_size=None, num_workers=workers, collate_fn=_as_is, generator=torch.Generator()
+    )
+    for made in loader:
+        if isinstance(made, DataError):
+            raise made
+        yield made
+
+
+def _as_is(made: Any) -> Any:
+    return made
