@@ -1,0 +1,273 @@
+"""From the spool to MLflow, in order and exactly once, whoever delivers: the writing process, a later one, or `sync`.
+
+Three things make a repetition harmless: a run is found by its key before it is made, a point keeps the time stamp that it was
+spooled with (MLflow stores an equal point once), and a step that a continued run already has is not sent again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tracking.client import Unreachable, connect, creation_lock, find_or_make_experiment, translated
+from tracking.errors import TrackingError
+from tracking.spool import Spool
+
+RUN_KEY = "dmkd.run_key"
+WRITER = "dmkd.writer"
+REASON = "dmkd.status_reason"
+MAX_VALUE = 6000
+"""Longest param value that MLflow stores."""
+_BATCH = 100
+_METRICS = 1000
+_log = logging.getLogger("tracking")
+
+
+class Sender:
+    """Delivers one spool. Not thread-safe: one thread at a time."""
+
+    def __init__(self, spool: Spool) -> None:
+        self.spool, self.uri = spool, str(spool.header["uri"])
+        self.run_id: str | None = None
+        self.client: Any = None
+        self._continued = False
+        self._known: dict[str, set[int]] = {}
+
+    def open(self, *, live: bool) -> str:
+        """Find the run by its key, or make it; its id. `live`: this process goes on writing it, so it is RUNNING again.
+
+        Raises `Unreachable` without a server.
+        """
+        self.client = connect(self.uri)
+        with translated(self.uri):
+            with creation_lock(self.uri):
+                run, made = self._find_or_make()
+            self._continued = not made
+            self._send_params(run)
+            tags = self.spool.header["tags"] if made or live else {}
+            own = {WRITER: self.spool.name} if made or live else {}
+            self._send_tags(run.info.run_id, tags | own)
+            if live and not made:
+                self.client.update_run(run.info.run_id, status="RUNNING")
+        self.run_id = str(run.info.run_id)
+        return self.run_id
+
+    def _find_or_make(self) -> tuple[Any, bool]:
+        header = self.spool.header
+        experiment = find_or_make_experiment(self.client, self.uri, header["experiment"])
+        if found := earliest(self.client, experiment, header["key"]):
+            return found, False
+        tags = {RUN_KEY: header["key"]} | ({"mlflow.parentRunId": header["parent_id"]} if header["parent_id"] else {})
+        made = self.client.create_run(experiment, start_time=header["start_time"], tags=tags, run_name=header["name"])
+        first = earliest(self.client, experiment, header["key"]) or made
+        if first.info.run_id == made.info.run_id:
+            return made, True
+        self.client.delete_run(made.info.run_id)
+        return first, False
+
+    def _send_params(self, run: Any) -> None:
+        """A run keeps the params it was made with; only what it lacks is added."""
+        wanted, stored = self.spool.header["params"], run.data.params
+        changed = sorted(key for key, value in wanted.items() if stored.get(key, value) != value)
+        if changed:
+            was = ", ".join(f"{key}={stored[key]} (now {wanted[key]})" for key in changed[:3])
+            _log.warning("run %s is continued with other params, the first are kept: %s", run.info.run_id, was)
+        from mlflow.entities import Param
+
+        for chunk in _chunks(((key, value) for key, value in wanted.items() if key not in stored), _BATCH):
+            self.client.log_batch(run.info.run_id, params=[Param(key, value) for key, value in chunk])
+
+    def _send_tags(self, run_id: str, tags: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        for chunk in _chunks(tags.items(), _BATCH):
+            self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in chunk])
+
+    def deliver(self) -> bool:
+        """Send what waits, one round; whether there was anything. Raises `Unreachable`; what the server refuses is set aside."""
+        waiting = self.spool.pending()
+        for offset, events in _merged(waiting):
+            try:
+                self._send(events)
+            except Unreachable:
+                raise
+            except (TrackingError, OSError) as error:
+                self._send_singly(events, error)
+            self.spool.delivered(offset, events[-1])
+        return bool(waiting)
+
+    def _send_singly(self, events: list[dict[str, Any]], error: Exception) -> None:
+        for event in events:
+            try:
+                if len(events) == 1:
+                    raise error
+                self._send([event])
+            except Unreachable:
+                raise
+            except (TrackingError, OSError) as reason:
+                _log.warning(
+                    "%s: one event was refused and set aside in %s: %s", self.spool.header["name"], self.spool.folder, reason
+                )
+                self.spool.reject(event, str(reason))
+
+    def _send(self, events: list[dict[str, Any]]) -> None:
+        first = events[0]
+        with translated(self.uri):
+            if "metrics" in first:
+                self._send_metrics(events)
+            elif "artifact" in first:
+                self._send_artifact(self.spool.folder / first["artifact"], first["folder"])
+            elif "tags" in first:
+                self._send_tags(str(self.run_id), first["tags"])
+            elif "status" in first:
+                self._finish(first["status"], first["reason"], first["time"])
+
+    def _send_metrics(self, events: list[dict[str, Any]]) -> None:
+        from mlflow.entities import Metric
+
+        points = [
+            Metric(key, value, event["time"], event["step"])
+            for event in events
+            for key, value in event["metrics"].items()
+            if not self._has(key, event["step"])
+        ]
+        for chunk in _chunks(points, _METRICS):
+            self.client.log_batch(self.run_id, metrics=list(chunk))
+
+    def _has(self, key: str, step: int) -> bool:
+        """Whether a run that was begun elsewhere already had this step when we took it over."""
+        if not self._continued:
+            return False
+        if key not in self._known:
+            self._known[key] = {point.step for point in self.client.get_metric_history(self.run_id, key)}
+        return step in self._known[key]
+
+    def _send_artifact(self, path: Path, folder: str) -> None:
+        if not path.exists():  # a crash between the upload and the note of it
+            return
+        if path.is_dir():
+            self.client.log_artifacts(self.run_id, str(path), folder or path.name)
+        else:
+            self.client.log_artifact(self.run_id, str(path), folder or None)
+
+    def _finish(self, status: str, reason: str, end_time: int) -> None:
+        tags = self.client.get_run(self.run_id).data.tags
+        if tags.get(WRITER, self.spool.name) != self.spool.name:
+            return  # another process has continued the run since: its end is not ours to write
+        if reason or REASON in tags:
+            self._send_tags(str(self.run_id), {REASON: reason})
+        self.client.set_terminated(self.run_id, status, end_time)
+
+    def recover(self) -> None:
+        """Deliver an abandoned spool to its end; a run that its process left open becomes KILLED. Raises `Unreachable`."""
+        self.open(live=False)
+        while self.deliver():
+            pass
+        self._close_orphan()
+        self.spool.remove()
+
+    def _close_orphan(self) -> None:
+        with translated(self.uri):
+            run = self.client.get_run(self.run_id)
+            if run.info.status == "RUNNING" and run.data.tags.get(WRITER) == self.spool.name:
+                last = self.spool.folder / "events.jsonl"
+                end = int(last.stat().st_mtime * 1000) if last.exists() else None
+                self._finish("KILLED", "the process ended without closing the run", end or self.spool.header["start_time"])
+
+
+class Courier(threading.Thread):
+    """The background thread of a live run: the trainer appends to the spool and never waits."""
+
+    def __init__(self, sender: Sender, patience: float = 30.0) -> None:
+        super().__init__(name="tracking", daemon=True)
+        self.sender, self.patience = sender, patience
+        self._wake, self._closing = threading.Event(), threading.Event()
+        self._empty = self._recovered = False
+
+    def poke(self) -> None:
+        """Something was appended."""
+        self._wake.set()
+
+    def run(self) -> None:
+        """Deliver until closed; then the spool is removed if the server has all of it, or left for `sync`."""
+        spool = self.sender.spool
+        try:
+            self._empty = self._loop()
+        except Exception:
+            _log.exception("delivery stopped; the run waits in %s, `dmkd sync` sends it", spool.folder)
+        spool.remove() if self._empty else spool.release()
+
+    def _loop(self) -> bool:
+        """Without a server: try again after 1, 2, 4, ... 30 s, and not at all once closing. Returns whether all was delivered."""
+        pause = 1.0
+        while True:
+            closing = self._closing.is_set()
+            self._wake.clear()
+            try:
+                self._round()
+                pause = 1.0
+                if closing:
+                    return True
+                self._wake.wait()
+            except Unreachable as error:
+                if closing:
+                    _log.warning("%s; the run waits in %s, `dmkd sync` sends it", error, self.sender.spool.folder)
+                    return False
+                self._closing.wait(pause)
+                pause = min(2 * pause, 30.0)
+
+    def _round(self) -> None:
+        if self.sender.run_id is None:
+            self.sender.open(live=True)
+        if not self._recovered:
+            recover_all(self.sender.spool.folder.parent, self.sender.spool.header["key"])
+            self._recovered = True
+        while self.sender.deliver():
+            pass
+
+    def close(self) -> bool:
+        """Wait until all is delivered, `patience` seconds at most; whether it is."""
+        self._closing.set()
+        self._wake.set()
+        self.join(self.patience)
+        if self.is_alive():
+            _log.warning("the tracking server is slow: the rest of the run waits in %s", self.sender.spool.folder)
+        return self._empty
+
+
+def recover_all(root: Path, key: str | None = None) -> tuple[int, list[str]]:
+    """Deliver the spools that no living process writes (of one run if `key` is given): how many, and why others wait."""
+    delivered, reasons = 0, []
+    for spool in Spool.abandoned(root, key):
+        try:
+            Sender(spool).recover()
+            delivered += 1
+        except (TrackingError, OSError) as error:
+            reasons.append(f"{spool.folder}: {error}")
+            spool.release()
+    return delivered, reasons
+
+
+def earliest(client: Any, experiment_id: str, key: str) -> Any:
+    """The run with this key that began first (the one rule by which racing creators agree), or None."""
+    query = f"tags.`{RUN_KEY}` = '{key}'"
+    runs = client.search_runs([experiment_id], filter_string=query, max_results=10, order_by=["attributes.start_time ASC"])
+    return min(runs, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
+
+
+def _merged(waiting: list[tuple[int, dict[str, Any]]]) -> Iterable[tuple[int, list[dict[str, Any]]]]:
+    """Neighbouring metrics travel together; every other event alone. The offset is that of a group's last event."""
+    groups = itertools.groupby(enumerate(waiting), key=lambda item: "metrics" if "metrics" in item[1][1] else item[0])
+    for _, group in groups:
+        members = [member for _, member in group]
+        yield members[-1][0], [event for _, event in members]
+
+
+def _chunks(items: Iterable[Any], size: int) -> Iterable[list[Any]]:
+    iterator = iter(items)
+    while chunk := list(itertools.islice(iterator, size)):
+        yield chunk

@@ -1,0 +1,227 @@
+"""Write runs to MLflow, and read them back.
+
+    with log_run(uri, "signs/quickstart", "trial 3", params={"method.temperature": 0.5}, tags={"dmkd.seed": 0}, key="3") as run:
+        run.log({"val/recall_at_1": 0.31}, step=1)
+        run.log_artifact(folder, "checkpoint")
+
+Everything goes to a spool on disk first and to the server from a background thread, so that training never waits for the
+tracker and loses nothing when the tracker is away (`sync` sends it later). A run is known by its key: the same key continues
+the same run. How a run ends:
+
+    FINISHED  the block ended
+    FAILED    an exception left the block; the tag dmkd.status_reason says which
+    KILLED    it was stopped before its planned end: by a scheduler (reason "pruned ..."), by a person, or its process died
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tracking.client import Unreachable, connect, ensure_experiment, translated
+from tracking.delivery import MAX_VALUE, Courier, Sender, earliest, recover_all
+from tracking.errors import TrackingError
+from tracking.places import absolute_uri, default_uri, spool_folder
+from tracking.reading import load_outcomes, load_runs
+from tracking.spool import Spool, now_ms
+
+__all__ = [
+    "Run",
+    "Synced",
+    "default_uri",
+    "ensure_experiment",
+    "find_run",
+    "load_outcomes",
+    "load_runs",
+    "log_run",
+    "start_run",
+    "sync",
+]
+
+STATUSES = ("FINISHED", "FAILED", "KILLED")
+_METRIC = re.compile(r"[\w\-. :]+(/[\w\-. :]+)*")
+_KEY = re.compile(r"[\w\-./:@ ]{1,250}")
+_log = logging.getLogger("tracking")
+
+
+class Run:
+    """A run being written. Made by `log_run` or `start_run`; every method returns at once, except `finish`."""
+
+    def __init__(self, spool: Spool, sender: Sender, patience: float) -> None:
+        self._spool, self._sender = spool, sender
+        self._courier = Courier(sender, patience)
+        self._courier.start()
+        self.finished = False
+        """Whether the end of the run was written."""
+
+    @property
+    def id(self) -> str | None:
+        """MLflow's run id; None as long as the server has not been reached."""
+        return self._sender.run_id
+
+    @property
+    def key(self) -> str:
+        """The key by which the run is found again."""
+        return str(self._spool.header["key"])
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Metrics of one step, NaN and infinities too. Raises `TrackingError` for a name that MLflow would refuse."""
+        for name in metrics:
+            if not _METRIC.fullmatch(name) or len(name) > 250 or {".", ".."} & set(name.split("/")):
+                raise TrackingError(
+                    f"metric name {name!r}: wanted at most 250 letters, digits, '_-. :' and single slashes, as in val/recall_at_1"
+                )
+        self._append({"metrics": {name: float(value) for name, value in metrics.items()}, "step": int(step)})
+
+    def log_artifact(self, path: Path | str, folder: str = "") -> None:
+        """Store a file in `folder`; of a directory its content, in `folder` or its own name. Copied now, sent later."""
+        path = Path(path)
+        if not path.exists():
+            raise TrackingError(f"{path}: no such file or folder to log")
+        self._append({"artifact": self._spool.keep(path, path.name), "folder": _inside(folder)})
+
+    def log_text(self, text: str, name: str) -> None:
+        """Store `text` as the artifact `name`, which may contain folders."""
+        place = PurePosixPath(_inside(name))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / place.name
+            path.write_text(text, encoding="utf-8")
+            self.log_artifact(path, "" if str(place.parent) == "." else str(place.parent))
+
+    def set_tags(self, tags: Mapping[str, object]) -> None:
+        """Set tags; a later value replaces an earlier one."""
+        self._append({"tags": {key: str(value) for key, value in tags.items()}})
+
+    def finish(self, status: str = "FINISHED", reason: str = "") -> bool:
+        """End the run and wait, within bounds, for the server to have it; whether it has (else `sync` sends the rest).
+
+        `status` is FINISHED, FAILED or KILLED; the first end counts, a second call does nothing.
+        """
+        if status not in STATUSES:
+            raise TrackingError(f"status {status!r}: wanted one of {', '.join(STATUSES)}")
+        if self.finished:
+            return not self._courier.is_alive()
+        self._append({"status": status, "reason": " ".join(reason.split())[:500]})
+        self.finished = True
+        return self._courier.close()
+
+    def _append(self, event: dict[str, Any]) -> None:
+        if self.finished:
+            raise TrackingError(f"run {self.key!r} is finished: nothing can be added")
+        self._spool.append(event)
+        self._courier.poke()
+
+
+def start_run(
+    uri: str,
+    experiment: str,
+    name: str,
+    *,
+    params: Mapping[str, object],
+    tags: Mapping[str, object],
+    parent_id: str | None = None,
+    key: str | None = None,
+    spool: Path | str | None = None,
+    patience: float = 30.0,
+) -> Run:
+    """Find the run with this `key` in the experiment and continue it, or make it (without a key: always a new one).
+
+    `parent_id` nests it. `spool` is the folder to wait in (default: in the user's state folder); `patience` is how many
+    seconds `finish` waits. An absent server is no error: the run is then made when the server is back. Raises
+    `TrackingError` for what the server refuses.
+    """
+    key = key or uuid.uuid4().hex
+    if not _KEY.fullmatch(key):
+        raise TrackingError(f"run key {key!r}: wanted 1 to 250 letters, digits, or '_-./:@ '")
+    short, long = _fit(params)
+    header: dict[str, Any] = {"uri": absolute_uri(uri), "experiment": experiment, "name": name, "key": key, "params": short}
+    header |= {"tags": {tag: str(value) for tag, value in tags.items()}, "parent_id": parent_id, "start_time": now_ms()}
+    place = Spool.create(Path(spool) if spool else spool_folder(), header)
+    sender = Sender(place)
+    try:
+        sender.open(live=True)
+    except Unreachable as error:
+        _log.warning("%s; run %r goes on and waits in %s", error, name, place.folder)
+    except BaseException:
+        place.remove()
+        raise
+    run = Run(place, sender, patience)
+    if long:
+        import json
+
+        run.log_text(json.dumps(long, indent=1), "params_long.json")
+    return run
+
+
+@contextmanager
+def log_run(
+    uri: str,
+    experiment: str,
+    name: str,
+    *,
+    params: Mapping[str, object],
+    tags: Mapping[str, object],
+    parent_id: str | None = None,
+    key: str | None = None,
+    spool: Path | str | None = None,
+    patience: float = 30.0,
+) -> Iterator[Run]:
+    """`start_run` as a context that never leaves a run RUNNING: an exception makes it FAILED, an interruption KILLED."""
+    run = start_run(uri, experiment, name, params=params, tags=tags, parent_id=parent_id, key=key, spool=spool, patience=patience)
+    try:
+        yield run
+    except BaseException as error:
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        run.finish(status, f"{type(error).__name__}: {error}")
+        raise
+    run.finish()
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What `sync` did: runs delivered, and for each that waits on, why."""
+
+    delivered: int
+    waiting: tuple[str, ...] = ()
+
+
+def sync(spool: Path | str | None = None) -> Synced:
+    """Deliver what runs left on disk while the server was away; each point arrives once, with the time it was logged.
+
+    A run whose process died without closing it becomes KILLED; runs that are still being written are left to their process.
+    """
+    delivered, waiting = recover_all(Path(spool) if spool else spool_folder())
+    return Synced(delivered, tuple(waiting))
+
+
+def find_run(uri: str, experiment: str, key: str) -> tuple[str, str] | None:
+    """The run id and the status of the run with this key, or None. Raises `Unreachable` without a server."""
+    uri = absolute_uri(uri)
+    client = connect(uri)
+    with translated(uri):
+        found = client.get_experiment_by_name(experiment)
+        run = earliest(client, found.experiment_id, key) if found else None
+    return (run.info.run_id, run.info.status) if run else None
+
+
+def _inside(name: str) -> str:
+    if name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts:
+        raise TrackingError(f"artifact path {name!r}: wanted a relative path with forward slashes that stays inside the run")
+    return name.strip("/")
+
+
+def _fit(params: Mapping[str, object]) -> tuple[dict[str, str], dict[str, str]]:
+    """Params as MLflow takes them (250 characters of key, 6000 of value), and the whole of those that had to be cut."""
+    texts = {str(key): str(value) for key, value in params.items()}
+    long = {key: value for key, value in texts.items() if len(key) > 250 or len(value) > MAX_VALUE}
+    note = " ... (cut; see params_long.json)"
+    return {
+        key[:250]: value if len(value) <= MAX_VALUE else value[: MAX_VALUE - len(note)] + note for key, value in texts.items()
+    }, long
