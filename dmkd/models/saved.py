@@ -1,0 +1,166 @@
+"""A network as a folder: weights.safetensors, and model.json with all that is needed to use them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor
+
+from dmkd import space
+from dmkd.errors import CheckpointError, DmkdError
+from dmkd.models import Network
+from dmkd.models.embedder import EmbeddingNet, assemble
+from dmkd.models.preprocess import Preprocess
+from dmkd.models.storage import present, read_file, sha256, write_folder
+from dmkd.models.weights import fit_state
+
+FORMAT = "dmkd-model-1"
+WEIGHTS, CARD = "weights.safetensors", "model.json"
+
+
+def save_model(
+    net: EmbeddingNet,
+    folder: Path | str,
+    *,
+    resolution: int,
+    extra: Mapping[str, Any] | None = None,
+    files: Mapping[str, str | bytes] | None = None,
+) -> dict[str, Any]:
+    """Write `net` as a folder, atomically: a crash or a full disk leaves what was there before. Returns what model.json says.
+
+    `resolution`: side of the square images it was trained for. `extra` (plain values) stands under "extra" in model.json; its
+    `crop_ratio` enters the preprocessing (default 0.875). `files`: further files by plain name (config.yaml), checksummed too.
+    Raises `CheckpointError`.
+    """
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
+    contents = {WEIGHTS: safetensors.save(state)} | {name: _bytes(name, text) for name, text in (files or {}).items()}
+    ratio = float((extra or {}).get("crop_ratio", 0.875))
+    info: dict[str, Any] = {
+        "format": FORMAT,
+        "network": space.to_dict(replace(net.network, checkpoint="")),
+        "resolution": resolution,
+        "preprocessing": preprocessing(net.preprocess, resolution, ratio),
+        "embedding": {"dim": net.head.dim, "unit_length": True, "compare_by": "dot product"},
+        "embedding_space": embedding_space(net),
+        "files": {name: {"sha256": sha256(content), "bytes": len(content)} for name, content in contents.items()},
+        "extra": dict(extra or {}),
+    }
+    info = json.loads(_json(info))
+    info["sha256"] = _own_checksum(info)
+    write_folder(Path(folder), contents | {CARD: _json(info, indent=2)})
+    return info
+
+
+def load_model(folder: Path | str) -> tuple[EmbeddingNet, dict[str, Any]]:
+    """The network of a folder that `save_model` wrote, on the CPU in training mode, and its model.json.
+
+    Nothing is downloaded, no code of the folder is run. Raises `CheckpointError` where anything is missing, altered or foreign.
+    """
+    folder = present(Path(folder))
+    info = read_info(folder)
+    try:
+        state, recorded = _verified(folder, info), dict(info["preprocessing"])
+        network = space.build(Network, info["network"])
+        preprocess = Preprocess(
+            tuple(recorded["mean"]), tuple(recorded["std"]), recorded["channels"] == "bgr", recorded["interpolation"]
+        )
+        net = assemble(network, preprocess)
+        fit_state(net, state, str(folder))
+    except CheckpointError:
+        raise
+    except (DmkdError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder}: its model.json does not describe its weights ({error})") from None
+    return net, info
+
+
+def read_info(folder: Path | str) -> dict[str, Any]:
+    """model.json of a checkpoint folder, its own checksum verified. Raises `CheckpointError`."""
+    folder = Path(folder)
+    content = read_file(folder, CARD)
+    try:
+        info = json.loads(content)
+    except ValueError:
+        raise CheckpointError(f"{folder / CARD}: truncated or altered (no JSON); copy the folder again") from None
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        found = info.get("format") if isinstance(info, dict) else type(info).__name__
+        raise CheckpointError(f"{folder / CARD}: format {found!r}, wanted {FORMAT!r}: not a checkpoint of this version of dmkd")
+    if info.get("sha256") != _own_checksum(info):
+        raise CheckpointError(f"{folder / CARD}: altered since it was written (its own checksum differs); copy the folder again")
+    return info
+
+
+def preprocessing(preprocess: Preprocess, resolution: int, crop_ratio: float) -> dict[str, Any]:
+    """Every step from an 8-bit RGB picture to the network's input, for a reader without dmkd.
+
+    The last step, (pixel / 255 - mean) / std, is part of the network here, and of every exported file.
+    """
+    return {
+        "resize_shorter_side": max(resolution, round(resolution / crop_ratio)),
+        "interpolation": preprocess.interpolation,
+        "antialias": True,
+        "center_crop": resolution,
+        "crop_ratio": crop_ratio,
+        "scale": "pixel / 255",
+        "channels": "bgr" if preprocess.bgr else "rgb",
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+    }
+
+
+def embedding_space(net: EmbeddingNet) -> str:
+    """16 hexadecimal digits that two networks share only if they give the same embeddings: a hash of weights and architecture."""
+    digest = hashlib.sha256(_json([net.network.backbone, net.network.pooling, net.network.dim, asdict(net.preprocess)]))
+    for name, tensor in sorted(net.state_dict().items()):
+        if not name.endswith("num_batches_tracked"):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(_raw(tensor))
+    return digest.hexdigest()[:16]
+
+
+def _raw(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def _verified(folder: Path, info: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights; every file that model.json lists is compared with its checksum."""
+    listed = info["files"]
+    if WEIGHTS not in listed or not all(_plain_name(name) for name in listed):
+        raise CheckpointError(
+            f"{folder / CARD}: lists files {', '.join(map(repr, listed))}, wanted {WEIGHTS!r} and plain names only"
+        )
+    contents = {name: read_file(folder, name, entry["sha256"]) for name, entry in listed.items()}
+    try:
+        return safetensors.load(contents[WEIGHTS])
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / WEIGHTS}: not readable ({error})") from None
+
+
+def _bytes(name: str, content: str | bytes) -> bytes:
+    if not _plain_name(name) or name in (WEIGHTS, CARD):
+        raise CheckpointError(f"file name {name!r}: wanted a plain name other than {WEIGHTS} and {CARD}")
+    return content.encode() if isinstance(content, str) else content
+
+
+def _plain_name(name: str) -> bool:
+    return Path(name).name == name and name != ".." and "\\" not in name
+
+
+def _own_checksum(info: Mapping[str, Any]) -> str:
+    return sha256(_json({key: value for key, value in info.items() if key != "sha256"}))
+
+
+def _json(value: Any, indent: int | None = None) -> bytes:
+    try:
+        return json.dumps(value, indent=indent, sort_keys=indent is None, allow_nan=True, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"model.json: extra holds what JSON cannot ({error}): give numbers, strings, lists and mappings"
+        ) from None
