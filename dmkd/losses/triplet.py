@@ -1,0 +1,88 @@
+"""Triplet losses: sampled (Revisiting DML), batch-hard (Yu et al. 2019), and of tuples (asymmetric metric learning, RAML)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, ClassVar
+
+from torch import Tensor, nn
+
+from dmkd.losses.base import MinedLoss, Sampled, check_option, mean_or_zero, squared, triplet_rows, tuple_rows
+from dmkd.mining.batch_hard import batch_hard
+from dmkd.space import Limit, Range
+
+
+def triplet_loss(x: Tensor, triplets: Tensor, *, margin: float = 0.2, ref_x: Tensor | None = None) -> Tensor:
+    """Mean over all triplets, inactive ones included, of [|a - p|^2 - |a - n|^2 + margin]_+ (Schroff et al. 2015).
+
+    x [B, D], triplets [M, 3]; positives and negatives are rows of `ref_x` [R, D] where it is given. No triplet gives 0.
+    """
+    anchor, positive, negative = triplet_rows(x, triplets, ref_x)
+    return mean_or_zero((squared(anchor - positive) - squared(anchor - negative) + margin).relu())
+
+
+def batch_hard_triplet_loss(
+    x: Tensor, labels: Tensor, *, margin: float = 0.0, ref_x: Tensor | None = None, ref_labels: Tensor | None = None
+) -> Tensor:
+    """Mean over anchors of [d(farthest positive) - d(nearest negative) + margin]_+, un-squared (Yu et al. 2019, Eq. 1).
+
+    d = sqrt(max(|.|^2, 1e-12)), so an anchor without a class-mate is its own positive at 1e-6, without gradient. The released
+    code's margin is 0; the text names "m" alone. x [B, D], labels [B] (-1: left out), reference set as in `dmkd.mining.Miner`.
+    """
+    anchor, positive, negative = triplet_rows(x, batch_hard(x, labels, ref_x, ref_labels), ref_x)
+    farthest, nearest = (squared(anchor - other).clamp_min(1e-12).sqrt() for other in (positive, negative))
+    return mean_or_zero((farthest - nearest + margin).clamp_min(0))
+
+
+def tuple_triplet_loss(
+    anchor: Tensor, others: Tensor, positive: Tensor, *, margin: float = 0.1, reduction: str = "sum"
+) -> Tensor:
+    """[|a - p|^2 - |a - n|^2 + margin]_+ over every (positive, negative) of every tuple (Budnik and Avrithis 2021, Eq. 5).
+
+    Args:
+        anchor: [Q, D].
+        others: [Q, M, D], positives and negatives in any order.
+        positive: [Q, M] bool.
+        margin: on squared distances, as released; the text's margin of 0.1 on cosine similarity is twice as large.
+        reduction: "sum", as released; "mean": over an anchor's positives x negatives, then over anchors. RAML's teacher is
+            released with margin 0.7 and the sum over anchors, Q times that.
+
+    Raises:
+        ConfigError: unknown `reduction`.
+        ShapeError: the three do not fit together.
+    """
+    check_option("reduction", reduction, ("sum", "mean"))
+    anchors, rows = tuple_rows(anchor, others, positive)
+    distance = squared(anchors - rows)
+    pairs = positive[:, :, None] & ~positive[:, None, :]
+    hinge = (distance[:, :, None] - distance[:, None, :] + margin).relu() * pairs
+    if reduction == "sum":
+        return hinge.sum()
+    return mean_or_zero(hinge.sum(dim=(1, 2)) / pairs.sum(dim=(1, 2)).clamp_min(1))
+
+
+class BatchHardTripletLoss(nn.Module):
+    """`batch_hard_triplet_loss` as a module."""
+
+    def __init__(self, margin: float) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, x: Tensor, labels: Tensor, ref_x: Tensor | None = None, ref_labels: Tensor | None = None) -> Tensor:
+        """The loss of x [B, D], labels [B]; see `dmkd.losses.Loss.build`."""
+        return batch_hard_triplet_loss(x, labels, margin=self.margin, ref_x=ref_x, ref_labels=ref_labels)
+
+
+@dataclass(frozen=True)
+class Triplet(Sampled):
+    """Triplet loss; with the sampler "batch_hard" Yu's un-squared one (whose presets set margin 0, as released)."""
+
+    name: ClassVar[str] = "triplet"
+    margin: Annotated[float, Range(0.05, 1.0, log=True), Limit(minimum=0)] = 0.2
+
+    def build(self, dim: int, classes: int) -> nn.Module:
+        """See `Loss.build`."""
+        if self.sampler == "batch_hard":
+            return BatchHardTripletLoss(self.margin)
+        return MinedLoss(self.miner(self.margin), partial(triplet_loss, margin=self.margin))

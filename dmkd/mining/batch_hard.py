@@ -1,0 +1,24 @@
+"""Batch-hard mining: the farthest positive and the nearest negative of each anchor (Hermans et al. 2017; Yu et al. 2019)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dmkd.mining.pairs import check_batch, class_masks, distances, triplets_of
+
+
+@torch.no_grad()
+def batch_hard(x: Tensor, labels: Tensor, ref_x: Tensor | None = None, ref_labels: Tensor | None = None) -> Tensor:
+    """One triplet per anchor: the farthest row of its class (itself allowed) and the nearest row of any other; as in `Miner`.
+
+    Anchors without a negative are left out, and with a reference set those without a positive in it.
+    """
+    check_batch(x, labels, ref_x, ref_labels)
+    positive, negative = class_masks(labels, ref_labels, itself=True)
+    near = distances(x, ref_x)
+    if near.numel() == 0:
+        return labels.new_zeros((0, 3), dtype=torch.int64)
+    farthest = near.masked_fill(~positive, -torch.inf).argmax(dim=1)
+    nearest = near.masked_fill(~negative, torch.inf).argmin(dim=1)
+    return triplets_of(farthest, nearest, positive.any(dim=1) & negative.any(dim=1))

@@ -1,0 +1,79 @@
+"""Distance-weighted sampling: negatives drawn as if their distances were uniform (Wu et al. 2017, Sampling Matters)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dmkd.mining.pairs import check_batch, class_masks, distances, draw, triplets_of
+
+
+@torch.no_grad()
+def distance_weighted_probabilities(
+    x: Tensor,
+    labels: Tensor,
+    *,
+    lower_cutoff: float = 0.5,
+    upper_cutoff: float | None = None,
+    floor: float = 0.0,
+    ref_x: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+) -> Tensor:
+    """Probability [B, R] that row i draws column j as its negative: the inverse density of distances on the unit sphere.
+
+    log w = (2 - D) log d - (D - 3) / 2 log(1 - d^2 / 4), d clamped from below at `lower_cutoff` and kept below 2, where w has its
+    pole; class-mates and the row itself get none. Each row sums to 1, but is 0 for a row without any negative or with label -1.
+
+    Args:
+        x: embeddings [B, D] of unit length.
+        labels: [B]; -1 where withheld.
+        lower_cutoff: distances below it count as it.
+        upper_cutoff: negatives at or beyond it get no weight (Wu et al.: 1.4); a row with no nearer one draws uniformly. None,
+            the default, is the released code of Revisiting DML, S2SD and OBD-SD, which parses 1.4 and never applies it.
+        floor: added to the weight of every entry, class-mates included, before normalising (RAML's teacher: 1e-6).
+        ref_x: [R, D] where the negatives come from; the batch itself without it.
+        ref_labels: [R].
+    """
+    check_batch(x, labels, ref_x, ref_labels)
+    _, negative = class_masks(labels, ref_labels)
+    near = distances(x, ref_x).clamp_min(lower_cutoff)
+    logs = torch.where(negative, _log_weights(near, x.shape[1]), 0.0)
+    allowed = negative if upper_cutoff is None else negative & (near < upper_cutoff)
+    # Entries of weight 0 count with log-weight 0 in the maximum, as released: it decides how much `floor` weighs.
+    logs = torch.where(allowed | ~negative, logs, -torch.inf)
+    weights = torch.where(allowed, torch.exp(logs - logs.amax(dim=1, keepdim=True)), 0.0) if logs.numel() else logs
+    empty = weights.sum(dim=1, keepdim=True) == 0
+    weights = torch.where(empty, negative.to(weights), weights)
+    if floor:
+        other = labels if ref_labels is None else ref_labels
+        weights = weights + floor * ((other >= 0) & negative.any(dim=1, keepdim=True))
+    return weights / weights.sum(dim=1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+
+
+def _log_weights(near: Tensor, dim: int) -> Tensor:
+    below_pole = (1 - 0.25 * near.square()).clamp_min(torch.finfo(near.dtype).eps)
+    return (2.0 - dim) * near.log() - 0.5 * (dim - 3) * below_pole.log()
+
+
+@torch.no_grad()
+def distance_weighted(
+    x: Tensor,
+    labels: Tensor,
+    ref_x: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    *,
+    lower_cutoff: float = 0.5,
+    upper_cutoff: float | None = None,
+) -> Tensor:
+    """One triplet per anchor: a uniform class-mate (a lonely anchor takes itself), and a distance-weighted negative.
+
+    Cutoffs as in `distance_weighted_probabilities`; shapes as in `Miner`. Anchors without a negative are left out, and with a
+    reference set those without a positive in it.
+    """
+    probabilities = distance_weighted_probabilities(
+        x, labels, lower_cutoff=lower_cutoff, upper_cutoff=upper_cutoff, ref_x=ref_x, ref_labels=ref_labels
+    )
+    positive, negative = class_masks(labels, ref_labels)
+    if ref_labels is None:
+        positive |= torch.diag(~positive.any(dim=1) & (labels >= 0))
+    return triplets_of(draw(positive), draw(probabilities), positive.any(dim=1) & negative.any(dim=1))

@@ -1,0 +1,81 @@
+"""What every sampler is made of: who is whose class-mate, how far apart they are, and drawing one of several at random."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dmkd.errors import ShapeError
+
+
+class Miner(Protocol):
+    """A sampler of triplets: rows of `x` as anchors, rows of `ref_x` (of `x` without one) as positives and negatives."""
+
+    def __call__(self, x: Tensor, labels: Tensor, ref_x: Tensor | None = None, ref_labels: Tensor | None = None) -> Tensor:
+        """[M, 3] int64 (anchor, positive, negative) for x [B, D], labels [B], ref_x [R, D], ref_labels [R]; no gradient.
+
+        Rows with label -1 are never drawn. Draws come from torch's global generator of the embeddings' device.
+        """
+
+
+def class_masks(labels: Tensor, ref_labels: Tensor | None = None, itself: bool = False) -> tuple[Tensor, Tensor]:
+    """Masks (positive, negative), bool [B, R]: same class (without the row itself, unless `itself`), and other classes.
+
+    Rows and columns with label -1 are False in both. Without `ref_labels` the reference set is the batch, R = B.
+    """
+    other = labels if ref_labels is None else ref_labels
+    known = (labels >= 0)[:, None] & (other >= 0)[None]
+    same = labels[:, None] == other[None]
+    positive, negative = same & known, ~same & known
+    if ref_labels is None and not itself:
+        positive.fill_diagonal_(False)
+    return positive, negative
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """`x` in float32 where it is half or bfloat16 (their spacing is too coarse here); float32 and float64 as they are."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def check_batch(x: Tensor, labels: Tensor, ref_x: Tensor | None = None, ref_labels: Tensor | None = None) -> None:
+    """Raise `ShapeError` with the numbers unless x [B, D] and labels [B], and ref_x [R, D] and ref_labels [R], fit together."""
+    if (ref_x is None) != (ref_labels is None):
+        raise ShapeError("a reference set needs both ref_x and ref_labels: found only one of them")
+    for name, rows, classes in (("x", x, labels), ("ref_x", ref_x, ref_labels)):
+        if rows is None or classes is None:
+            continue
+        if rows.ndim != 2 or classes.shape != rows.shape[:1]:
+            raise ShapeError(
+                f"{name} {list(rows.shape)} with labels {list(classes.shape)}: wanted [B, D] embeddings and [B] labels"
+            )
+        if rows.shape[1] != x.shape[1]:
+            raise ShapeError(
+                f"x has dimension {x.shape[1]}, ref_x {rows.shape[1]}: wanted the same embedding space on both sides"
+            )
+
+
+@torch.no_grad()
+def distances(x: Tensor, ref_x: Tensor | None = None) -> Tensor:
+    """Euclidean distances [B, R] without gradient, from differences: exactly 0 between equal rows."""
+    x = full_precision(x.detach())
+    other = x if ref_x is None else full_precision(ref_x.detach())
+    return torch.cdist(x, other, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def draw(weights: Tensor) -> Tensor:
+    """One column per row of `weights` [B, R] (bool or non-negative), with probability proportional to its weight: int64 [B].
+
+    A row of zeros gives an arbitrary column: its anchor is dropped by `triplets_of`. The first of exponential clocks to ring
+    draws exactly as torch.multinomial does, without its wait for the device.
+    """
+    weights = weights.float() if weights.dtype == torch.bool else weights
+    clocks = torch.empty_like(weights).exponential_().clamp_min_(torch.finfo(weights.dtype).tiny)
+    return (weights / clocks).argmax(dim=1)
+
+
+def triplets_of(positives: Tensor, negatives: Tensor, usable: Tensor) -> Tensor:
+    """[M, 3] triplets of the usable anchors: positives [B], negatives [B], usable bool [B]."""
+    anchors = torch.arange(len(positives), device=positives.device)
+    return torch.stack((anchors, positives, negatives), dim=1)[usable]
