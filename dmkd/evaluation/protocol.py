@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Unpack
@@ -89,7 +90,8 @@ def write_outcomes(outcomes: Outcomes, path: Path | str) -> None:
         polars.DataFrame(asdict(outcomes)).write_parquet(beside, compression="zstd")
         beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
         raise DataError(f"cannot write the outcomes to {path}: {error}; choose a folder that can be written") from error
 
 

@@ -63,7 +63,8 @@ class Ranks:
 
     def precision(self, k: int) -> Floats:
         """[n] positives among the first k, divided by min(k, rank of the last positive)."""
-        return self.sum(self.rank <= k) / np.minimum(k, self.rank[self.start + self.count - 1])
+        last: Integers = self.rank[self.start + self.count - 1]
+        return self.sum(self.rank <= k) / np.minimum(k, last)
 
 
 def _step(rank: Integers, nth: Integers) -> Floats:

@@ -25,6 +25,8 @@ from dmkd.evaluation.ranks import Ranks, collect, ranks_in_row
 
 BLOCK_MB = 32.0
 """Memory of one block of similarities; no result depends on it."""
+TILE = 16
+"""Rows of both sides of a product come in multiples of this."""
 
 
 class _Matches:
@@ -82,7 +84,7 @@ def _same_space(queries: Array, gallery: Array) -> tuple[NDArray[Any], NDArray[A
         raise ShapeError(f"queries have {q.shape[1]} dimensions, the gallery {g.shape[1]}: to be compared they need one space")
     dtype = np.result_type(q, g)
     lengths = [float(np.sqrt(np.einsum("nd,nd->n", x, x, dtype=np.float64).max())) for x in (q, g)]
-    if not lengths[0] * lengths[1] < np.finfo(dtype).max:
+    if not lengths[0] * lengths[1] < float(np.finfo(dtype).max):
         raise DataError(
             f"similarities overflow {dtype}: the longest query has norm {lengths[0]:.3g}, the gallery {lengths[1]:.3g}"
         )
@@ -90,11 +92,23 @@ def _same_space(queries: Array, gallery: Array) -> tuple[NDArray[Any], NDArray[A
 
 
 def _blocks(q: NDArray[Any], g: NDArray[Any], device: torch.device) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Similarities of some queries to the whole gallery, with the position of the first; the next block reuses the memory."""
-    rows = min(len(q), max(1, int(BLOCK_MB * 2**20 // (len(g) * g.itemsize))))
-    multiply = _cpu_product(g, rows) if device.type == "cpu" else _device_product(g, device)
+    """Similarities of some queries to the whole gallery, with the position of the first; the next block reuses the memory.
+
+    Both sides are padded to whole tiles: BLAS rounds a matrix's last odd rows and columns otherwise than the rest, which would
+    make equal vectors unequal and the block size visible.
+    """
+    whole = _padded(g)
+    rows = TILE * max(1, int(BLOCK_MB * 2**20 / (len(whole) * whole.itemsize * TILE)))
+    rows = min(rows, -(-len(q) // TILE) * TILE)
+    multiply = _cpu_product(whole, rows) if device.type == "cpu" else _device_product(whole, device)
     for start in range(0, len(q), rows):
-        yield start, multiply(q[start : start + rows])
+        part = q[start : start + rows]
+        yield start, multiply(_padded(part))[: len(part), : len(g)]
+
+
+def _padded(x: NDArray[Any]) -> NDArray[Any]:
+    missing = -len(x) % TILE
+    return np.concatenate([x, np.zeros((missing, x.shape[1]), x.dtype)]) if missing else x
 
 
 def _cpu_product(g: NDArray[Any], rows: int) -> Callable[[NDArray[Any]], NDArray[Any]]:

@@ -1,0 +1,105 @@
+"""The engine: blocks, memory, the two ways of counting, devices."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import naive_retrieval as naive
+import numpy as np
+import pytest
+import torch
+
+from dmkd.evaluation import ranks, search
+
+
+def data(n=301, d=33, classes=20):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((n, d)).astype(np.float32), rng.integers(0, classes, n)
+    x[n // 2 :] = x[: n - n // 2]
+    return x, y
+
+
+def gather(x, y, **options):
+    ids = np.arange(len(x))
+    blocks = list(search.positive_ranks(x, x, y, y, query_ids=ids, gallery_ids=ids, **options))
+    return [np.concatenate([getattr(block, name) for block in blocks]) for name in ("query", "count", "rank")], len(blocks)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_block_size_changes_no_bit(monkeypatch, dtype):
+    x, y = data()
+    whole, blocks = gather(x.astype(dtype), y)
+    assert blocks == 1
+    monkeypatch.setattr(search, "BLOCK_MB", 1e-6)
+    small, blocks = gather(x.astype(dtype), y)
+    assert blocks == -(-len(x) // search.TILE)
+    for left, right in zip(whole, small, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_equal_vectors_have_equal_similarities_wherever_they_stand():
+    rng = np.random.default_rng(1)
+    for queries, half, d in ((1, 498, 64), (3, 501, 100), (17, 1003, 128)):
+        g = rng.standard_normal((half, d)).astype(np.float32)
+        g = np.concatenate([g, g, g[:1]])
+        q = rng.standard_normal((queries, d)).astype(np.float32)
+        for _, block in search._blocks(np.concatenate([q, q]), g, torch.device("cpu")):
+            np.testing.assert_array_equal(block[:, :half], block[:, half:-1])
+            np.testing.assert_array_equal(block[:, 0], block[:, -1])
+            np.testing.assert_array_equal(block[:queries], block[queries:])
+
+
+def test_memory_stays_near_one_block(monkeypatch):
+    x, y = data(n=3000, classes=500)
+    monkeypatch.setattr(search, "BLOCK_MB", 1.0)
+    gather(x[:50], y[:50])
+    tracemalloc.start()
+    gather(x, y)
+    peak = tracemalloc.get_traced_memory()[1] / 2**20
+    tracemalloc.stop()
+    assert peak < 6, f"{peak:.1f} MB; all similarities at once would take 34 MB"
+
+
+def test_first_ranks_the_best_positive_alone():
+    x, y = data()
+    (query, _, rank), _ = gather(x, y)
+    (first_query, count, first), _ = gather(x, y, first=True)
+    every = ranks.Ranks(query, gather(x, y)[0][1], rank)
+    np.testing.assert_array_equal(first_query, query)
+    np.testing.assert_array_equal(first, every.first())
+    assert set(count) == {1}
+
+
+@pytest.mark.parametrize("cost", [0, 10**9])
+def test_counting_and_sorting_give_the_same_ranks(monkeypatch, cost):
+    monkeypatch.setattr(ranks, "SORT_COST", cost)
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        row = rng.integers(-3, 4, rng.integers(1, 40)).astype(np.float32)
+        junk = rng.random(len(row)) < 0.2
+        positive = (rng.random(len(row)) < 0.4) & ~junk
+        if positive.any():
+            got = ranks.ranks_in_row(np.where(junk, -np.inf, row), np.flatnonzero(positive))
+            assert got.tolist() == naive.ranks(row.tolist(), positive.tolist(), junk.tolist())
+
+
+def test_both_ways_are_taken_by_size():
+    row = np.arange(1000, dtype=np.float32)
+    few, many = np.array([3, 990]), np.arange(0, 1000, 5)
+    assert ranks.ranks_in_row(row, few).tolist() == [10, 997]
+    assert ranks.ranks_in_row(row, many).tolist() == [1000 - p for p in many[::-1]]
+
+
+def test_other_devices_multiply_in_full_precision_whatever_training_allowed():
+    x, _ = data()
+    wanted = x.astype(np.float64) @ x.astype(np.float64).T
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            block = search._device_product(x, torch.device("cpu"))(x)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert block.dtype == np.float32
+    np.testing.assert_allclose(block, wanted, atol=1e-4)
