@@ -58,6 +58,17 @@ class Batch:
     tuples: Tensor | None
     """[Q, M] training positions of the batch's tuples, all columns."""
 
+    def to(self, device: torch.device, *, channels_last: bool = False) -> Batch:
+        """The batch on `device`, its images in the memory format that convolutions there prefer."""
+        form = torch.channels_last if channels_last else torch.contiguous_format
+        images = {
+            name: None if view is None else view.to(device, memory_format=form, non_blocking=True)
+            for name, view in (("student", self.student), ("teacher", self.teacher))
+        }
+        rest = {name: getattr(self, name) for name in ("labels", "index", "view", "role", "tuples")}
+        moved = {name: None if value is None else value.to(device, non_blocking=True) for name, value in rest.items()}
+        return Batch(**images, **moved)  # type: ignore[arg-type]
+
 
 def iterations_per_epoch(part: Pictures, batches: Batches, tuples: int | None = None) -> int:
     """Batches in an epoch (see `samplers.epoch_length`); `tuples` is their number where batches are made of them."""

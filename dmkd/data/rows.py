@@ -46,15 +46,16 @@ class RowMaker:
 
     def _view(self, index: int, place: Place, stream: int, size: int) -> Mixed:
         """A view, and its mixup partner's under the same draw; partner and weight are the same at both sizes."""
-        partner = draw_partner(self.views, len(self.part), generator(*self.key, MIXUP, *place))
-        rng = generator(*self.key, stream, *place)
-        draw = draw_view(self.views, rng)
+        draw = draw_view(self.views, generator(*self.key, stream, *place))
 
         def make(position: int) -> Pixels:
             picture = shared_cache().open(self.part.file(position))
             return centre_view(picture, size, self.crop_ratio) if draw is None else apply_view(picture, draw, size)
 
-        return (make(index), None, 1.0) if partner is None else (make(index), make(partner[0]), partner[1])
+        if self.views.mixup == 0:
+            return make(index), None, 1.0
+        partner, weight = draw_partner(self.views, len(self.part), generator(*self.key, MIXUP, *place))
+        return make(index), make(partner), weight
 
 
 def _stack(rows: Sequence[Mixed]) -> Tensor:

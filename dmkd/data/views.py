@@ -96,10 +96,8 @@ def _draw_jitter(rng: np.random.Generator) -> Jitter:
     return Jitter(brightness, contrast, saturation, float(rng.uniform(-HUE, HUE)), order)
 
 
-def draw_partner(views: Views, images: int, rng: np.random.Generator) -> tuple[int, float] | None:
-    """Mixup of one view: a training position, uniform over all, and the weight of the picture itself; None where it is off."""
-    if views.mixup == 0:
-        return None
+def draw_partner(views: Views, images: int, rng: np.random.Generator) -> tuple[int, float]:
+    """Mixup of one view: a training position, uniform over all, and the weight Beta(a, a) of the picture itself."""
     return int(rng.integers(images)), float(rng.beta(views.mixup, views.mixup))
 
 
@@ -158,8 +156,7 @@ def turn_hue(picture: Image.Image, turns: float) -> Image.Image:
 def centre_view(picture: Image.Image, size: int, crop_ratio: float, interpolation: str = "bilinear") -> Pixels:
     """The test transform: short side to round(size / crop_ratio), keeping the aspect ratio, then the centre square."""
     short = max(size, round(size / crop_ratio))
-    scale = short / min(picture.size)
-    width, height = (short if side == min(picture.size) else int(side * scale) for side in picture.size)
+    width, height = (int(short * side / min(picture.size)) for side in picture.size)
     resized = picture.resize((width, height), INTERPOLATIONS[interpolation])
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.asarray(resized.crop((left, top, left + size, top + size)))
