@@ -115,7 +115,7 @@ class AsymmetricObjective(Objective):
         if step.tuples is None or self.stored is None:
             raise TrainingError("asymmetric: the step carries no tuples; on_epoch makes them before each epoch")
         method, anchor = self.method, step.student.embedding
-        teacher = self.stored[step.tuples.cpu()].to(anchor)
+        teacher = self.stored[step.tuples.cpu()].to(anchor.device)
         if method.objective == "regression":
             return {"regression": relations.regression(anchor, teacher[:, 0], form=method.form)}
         others = teacher if method.own else teacher[:, 1:]

@@ -10,12 +10,17 @@ from typing import Annotated
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dmkd.distill.common import full_precision
 from dmkd.distill.relations import distribution_kl, similarity_kl
 from dmkd.errors import ConfigError
 from dmkd.space import Choice, Limit, OneOf, Range
+
+
+@full_precision
+def row_softmax(similarity: Tensor, temperature: float = 1.0) -> Tensor:
+    """Each row of a similarity matrix [B, B] as a distribution."""
+    return (similarity / temperature).softmax(1)
 
 
 @full_precision
@@ -55,12 +60,12 @@ def batch_diffusion(
     Eq. 4-6; there `diffusion_temperature` plays no part, and a negative row sum raises `ConfigError` unless `clip_negative`.
     """
     if form == "paper":
-        return (diffuse(similarity, omega, clip_negative) / temperature).softmax(1)
+        return row_softmax(diffuse(similarity, omega, clip_negative), temperature)
     if form != "released":
         raise ConfigError(f"batch_diffusion: found form {form!r}, wanted 'released' or 'paper'")
     transition = (similarity.masked_fill(_diagonal(similarity), -1e9) / diffusion_temperature).softmax(1)
     # Rounding in the solver may leave a hair below zero, of which there is no logarithm.
-    return _walk(transition, (similarity / temperature).softmax(1), omega).clamp(min=0)
+    return _walk(transition, row_softmax(similarity, temperature), omega).clamp(min=0)
 
 
 @full_precision
@@ -108,7 +113,7 @@ class Diffusion:
     def target(self, similarity: Tensor, temperature: float = 1.0) -> Tensor:
         """The target distribution [B, B] of a teacher similarity matrix: diffused if enabled, else its row softmax."""
         if not self.enabled:
-            return full_precision(F.softmax)(similarity / temperature, dim=1)
+            return row_softmax(similarity, temperature)
         options = {"form": self.form, "clip_negative": self.clip_negative}
         return batch_diffusion(similarity, self.omega, temperature, self.temperature, **options)  # type: ignore[arg-type]
 

@@ -10,7 +10,7 @@ import torch
 
 from dmkd import space
 from dmkd.data.batches import Batches
-from dmkd.distill import METHODS, PRESETS, Asymmetric, Yu
+from dmkd.distill import METHODS, PRESETS, S2SD, Asymmetric, Yu
 from dmkd.distill.base import Method, Plan
 from dmkd.distill.diffusion import Diffusion
 from dmkd.losses import Margin
@@ -30,7 +30,9 @@ CASES = {name: cls() for name, cls in METHODS.items()} | PRESETS | MORE
 
 
 def tuned(method: Method) -> Method:
-    """Few tuples: the world has 32 images."""
+    """As small as the world: few tuples of 32 images, auxiliary spaces of tens of dimensions."""
+    if isinstance(method, S2SD):
+        return dataclasses.replace(method, dims=tuple(dim // 64 for dim in method.dims))
     if method.batches.kind != "tuples":
         return method
     return dataclasses.replace(method, batches=Batches(kind="tuples", size=4, iterations=4))
@@ -104,16 +106,18 @@ def test_state_round_trips(home):
 
 
 def test_a_frozen_batch_is_learnt(home):
+    """What must fall is what has a target that stands still: S2SD's own heads move, see test_s2sd."""
     objective, tuples = prepared(home)
     optimizer = torch.optim.Adam([*home.student.parameters(), *objective.parameters()], lr=1e-2)
+    still = ("metric", "auxiliary") if home.method.name == "s2sd" else tuple(objective(home.step(tuples)))
     losses = []
     for _ in range(40):
         optimizer.zero_grad()
-        loss = sum(objective(home.step(tuples)).values())
-        loss.backward()
+        terms = objective(home.step(tuples))
+        sum(terms.values()).backward()
         optimizer.step()
-        losses.append(loss.item())
-    assert min(losses[-5:]) < losses[0] - 0.05 * abs(losses[0])
+        losses.append(sum(terms[name].item() for name in still))
+    assert max(losses[-5:]) < losses[0] - 0.05 * abs(losses[0])
 
 
 def test_withheld_labels_are_no_obstacle(home):
