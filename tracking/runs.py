@@ -26,7 +26,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tracking.client import Unreachable, connect, ensure_experiment, translated
-from tracking.delivery import MAX_VALUE, Courier, Sender, earliest, recover_all
+from tracking.courier import Courier, recover_all
+from tracking.delivery import MAX_VALUE, Sender, earliest
 from tracking.errors import TrackingError
 from tracking.places import absolute_uri, default_uri, spool_folder
 from tracking.reading import load_outcomes, load_runs

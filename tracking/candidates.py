@@ -1,0 +1,227 @@
+"""Which runs are one candidate: grouping by configuration, search with final stage, protocol by protocol. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import polars as pl
+
+FINISHED = "FINISHED"
+NOT_IN_LABEL = (
+    "params.seed",
+    "params.data.",
+    "params.evaluation.",
+    "params.student.checkpoint",
+    "params.teacher.checkpoint",
+    "params.method.name",
+)
+
+Row = dict[str, Any]
+
+
+class Piece(NamedTuple):
+    """The runs of one configuration whose search has one protocol, and whose final stage has one (None: no such stage)."""
+
+    config_hash: str
+    validation: str | None
+    test: str | None
+    runs: list[Row]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One configuration under one protocol: its counted runs (`search`, `final`), and all of its `runs`."""
+
+    config_hash: str
+    own_protocol: str
+    protocol: str
+    search: tuple[Row, ...]
+    final: tuple[Row, ...]
+    runs: tuple[Row, ...]
+    measured: bool
+
+    @property
+    def method(self) -> str:
+        """The tag `dmkd.method`."""
+        return str(self._first("tags.dmkd.method") or "run")
+
+    @property
+    def reference(self) -> str | None:
+        """What the row is there to be compared with (untrained, undistilled, teacher), or None."""
+        return self._first("tags.dmkd.reference") or None
+
+    def values(self, runs: Iterable[Row], metric: str) -> list[float]:
+        """A metric of those runs that logged it."""
+        return [run[f"metrics.{metric}"] for run in runs if run.get(f"metrics.{metric}") is not None]
+
+    def facts(self) -> Row:
+        """What a leaderboard row says of the runs themselves."""
+        hours = {kind: self._total(f"cost/{kind}_seconds") / 3600 for kind in ("gpu", "train")}
+        return {
+            "config_hash": self.config_hash,
+            "protocol": self.protocol,
+            "method": self.method,
+            "reference": self.reference,
+            "status": self._status(),
+            "runs": len(self.runs),
+            "failed": sum(run["status"] == "FAILED" for run in self.runs),
+            "test_looks": self._looks(),
+            "gflops": self._first("metrics.model/gflops"),
+            "parameters": self._first("metrics.model/parameters"),
+            "dim": self._first("metrics.model/dim") or _number(self._first("params.student.dim")),
+            "resolution": _number(self._first("params.student.resolution")),
+            "gpu_hours": hours["gpu"],
+            "cpu_hours": hours["train"] - hours["gpu"],
+            "run_id": self._representative(),
+            "search_runs": [run["run_id"] for run in self.search],
+            "final_runs": [run["run_id"] for run in self.final],
+        }
+
+    def _first(self, column: str) -> Any:
+        return next((run[column] for run in self.runs if run.get(column) is not None), None)
+
+    def _total(self, metric: str) -> float:
+        return math.fsum(value for value in self.values(self.runs, metric) if math.isfinite(value))
+
+    def _looks(self) -> int:
+        """How often one seed's network has seen the test classes; more than 1: somebody looked again."""
+        looks: dict[Any, float] = defaultdict(float)
+        for run in self.runs:
+            looks[run.get("tags.dmkd.seed")] += run.get("metrics.test_looks") or 0
+        return int(max(looks.values()))
+
+    def _status(self) -> str:
+        if self.search or self.final:
+            return "finished"
+        reasons = [str(run.get("tags.dmkd.status_reason") or "") for run in self.runs]
+        return "pruned" if any(reason.startswith("pruned") for reason in reasons) else str(self.runs[0]["status"]).lower()
+
+    def _representative(self) -> str:
+        """The run whose checkpoint stands for the row: the final run of the lowest seed (a choice that no score has made)."""
+        chosen = min(
+            self.final or self.search or self.runs, key=lambda run: (_number(run.get("tags.dmkd.seed")) or 0, run["run_id"])
+        )
+        return str(chosen["run_id"])
+
+
+def candidates(runs: pl.DataFrame, select_by: str, report: str) -> list[Candidate]:
+    """Every candidate in `runs`, in order of its first run. Parent runs of sweeps, which have no configuration, are left out."""
+    prefixes = ("params.", "tags.dmkd.", "metrics.model/", "metrics.cost/")
+    wanted = {"run_id", "status", "start_time", "metrics.test_looks", f"metrics.{select_by}", f"metrics.{report}"}
+    rows = runs.select(name for name in runs.columns if name in wanted or name.startswith(prefixes)).to_dicts()
+    by_hash: dict[str, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: (str(row.get("start_time")), row["run_id"])):
+        config_hash = row.get("tags.dmkd.row") or row.get("tags.dmkd.config_hash")
+        if config_hash:
+            by_hash[config_hash].append(row)
+    pieces = [piece for config_hash, members in by_hash.items() for piece in _by_protocol(config_hash, members)]
+    pairs = {(piece.validation, piece.test) for piece in pieces}
+    return [_candidate(piece, _table(piece, pairs), f"metrics.{select_by}", f"metrics.{report}") for piece in pieces]
+
+
+def _is_final(run: Row) -> bool:
+    return run.get("tags.dmkd.stage") == "final"
+
+
+def _by_protocol(config_hash: str, members: list[Row]) -> list[Piece]:
+    search, final = _split([run for run in members if not _is_final(run)]), _split([run for run in members if _is_final(run)])
+    if not search:
+        return [Piece(config_hash, None, protocol, runs) for protocol, runs in final.items()]
+    pieces = []
+    for validation, runs in search.items():
+        sweeps = {run.get("tags.dmkd.sweep") for run in runs}
+        own = {
+            test: [run for run in tested if len(search) == 1 or run.get("tags.dmkd.sweep") in sweeps]
+            for test, tested in final.items()
+        }
+        matched = [Piece(config_hash, validation, test, runs + tested) for test, tested in own.items() if tested]
+        pieces += matched or [Piece(config_hash, validation, None, runs)]
+    return pieces
+
+
+def _split(runs: list[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = defaultdict(list)
+    for run in runs:
+        found[run.get("tags.dmkd.protocol") or ""].append(run)
+    return found
+
+
+def _candidate(piece: Piece, table: str, validation: str, test: str) -> Candidate:
+    finished = [run for run in piece.runs if run["status"] == FINISHED]
+    return Candidate(
+        config_hash=piece.config_hash,
+        own_protocol=piece.validation if piece.validation is not None else piece.test or "",
+        protocol=table,
+        search=_counted([run for run in finished if not _is_final(run)], validation),
+        final=_counted([run for run in finished if _is_final(run)], test),
+        runs=tuple(piece.runs),
+        measured=not finished or any(run.get(metric) is not None for run in finished for metric in (validation, test)),
+    )
+
+
+def _table(piece: Piece, pairs: set[tuple[str | None, str | None]]) -> str:
+    """Which table a row belongs to. A row without a final stage (or a reference without a search) joins the only one it fits."""
+    validation, test = piece.validation, piece.test
+    if test is None:
+        fits = {other for mine, other in pairs if mine == validation and other is not None}
+        test = fits.pop() if len(fits) == 1 else None
+    if validation is None:
+        fits = {mine for mine, other in pairs if other == test and mine is not None}
+        validation = fits.pop() if len(fits) == 1 else None
+    return "+".join(dict.fromkeys(part for part in (validation, test) if part))
+
+
+def _counted(runs: list[Row], metric: str) -> tuple[Row, ...]:
+    """The earliest run of each seed and fold that logged the metric."""
+    first: dict[tuple[Any, Any], Row] = {}
+    for run in runs:
+        if run.get(metric) is not None:
+            first.setdefault((run.get("tags.dmkd.seed"), run.get("tags.dmkd.fold")), run)
+    return tuple(first.values())
+
+
+def _number(text: Any) -> float | None:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
+
+
+def labels(found: list[Candidate], most: int = 4) -> list[str]:
+    """The method and, of the params that differ, those that each has: "s2sd temperature=0.5".
+
+    A param of the method is compared with the same method's other candidates, any other param with all.
+    """
+    methods = {candidate.method for candidate in found}
+    general = _varying(found, own=False)
+    special = {method: _varying([one for one in found if one.method == method], own=True) for method in methods}
+    return [_label(candidate, [*special[candidate.method], *general][:most]) for candidate in found]
+
+
+def _varying(found: list[Candidate], *, own: bool) -> list[str]:
+    keys = sorted(
+        {
+            key
+            for candidate in found
+            for key in candidate.runs[0]
+            if key.startswith("params.") and not key.startswith(NOT_IN_LABEL)
+        }
+    )
+    keys = [key for key in keys if key.startswith("params.method.") == own]
+    return [key for key in keys if len({candidate.runs[0].get(key) for candidate in found} - {None}) > 1]
+
+
+def _label(candidate: Candidate, keys: list[str]) -> str:
+    first = candidate.runs[0]
+    given = [f"{key.rsplit('.', 1)[-1]}={_short(first[key])}" for key in keys if first.get(key) not in (None, "")]
+    return " ".join([candidate.reference or candidate.method, *given])
+
+
+def _short(text: str) -> str:
+    number = _number(text)
+    return text if number is None or len(text) <= 5 else f"{number:.3g}"

@@ -1,0 +1,213 @@
+"""A checkpoint folder from a run or a disk, checked before anybody loads it, and put in its place all at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tracking.errors import TrackingError
+from tracking.places import local_folder, take_lock
+
+MODEL = "model.json"
+CONFIG = "config.yaml"
+WEIGHTS = (".safetensors",)
+TEXT = (".json", ".yaml", ".yml", ".txt", ".md")
+PULLED = "pulled.json"
+"""Says where a pulled folder came from; only a folder that has it is ever replaced."""
+_PARTIAL = ".partial-"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a checkpoint lies: its `name` for messages, its `files` (relative paths), and `copy(path, folder)`."""
+
+    name: str
+    files: tuple[str, ...]
+    copy: Callable[[str, Path], None]
+
+    def check(self) -> None:
+        """Fetch into a temporary folder and check; raises `TrackingError`."""
+        with tempfile.TemporaryDirectory() as folder:
+            _fetch(self, Path(folder))
+
+
+def from_folder(folder: Path, name: str = "") -> Source:
+    """A checkpoint on disk. Raises `TrackingError` for a folder without model.json, or with links in it."""
+    name = name or str(folder)
+    if not (folder / MODEL).is_file():
+        raise TrackingError(
+            f"{name}: no {MODEL} in it, so not a checkpoint; a checkpoint folder has {MODEL} and weights.safetensors"
+        )
+    files = [path for path in _listed(folder, name) if path != PULLED]
+
+    def copy(path: str, target: Path) -> None:
+        _copied(folder / path, target / path)
+
+    return Source(name, tuple(files), copy)
+
+
+def from_run(uri: str, run_id: str, place: str) -> Source:
+    """The artifacts below `place` of a run, and its config.yaml. Raises `TrackingError` for a run without a checkpoint."""
+    from tracking.client import connect, translated
+
+    client = connect(uri)
+    name = f"runs:/{run_id}/{place}"
+    with translated(uri):
+        root = local_folder(client.get_run(run_id).info.artifact_uri)
+        files = _listed(root / place, name) if root else _remote_files(client, run_id, place)
+        has_config = CONFIG in (
+            _listed(root, name, deep=False) if root else [item.path for item in client.list_artifacts(run_id)]
+        )
+    if MODEL not in files:
+        raise TrackingError(f"{name}: no {MODEL} there, so no checkpoint was stored; choose a run that finished")
+
+    def copy(path: str, target: Path) -> None:
+        inside = CONFIG if path == CONFIG and path not in files else f"{place}/{path}"
+        if root:
+            _copied(root / inside, target / path)
+            return
+        with translated(uri), tempfile.TemporaryDirectory(dir=target) as folder:
+            found = Path(client.download_artifacts(run_id, inside, folder))
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            found.replace(target / path)
+
+    return Source(name, tuple(dict.fromkeys([*files, *([CONFIG] if has_config else [])])), copy)
+
+
+def _listed(folder: Path, name: str, *, deep: bool = True) -> list[str]:
+    """Relative paths of the plain files in a folder. Raises `TrackingError` for a link."""
+    found = []
+    if folder.is_symlink():
+        raise TrackingError(f"{name}: is a link; a checkpoint is a plain folder")
+    for path in sorted(folder.rglob("*") if deep else folder.glob("*")) if folder.is_dir() else []:
+        if path.is_symlink():
+            raise TrackingError(f"{name}: {path.name} is a link; a checkpoint holds plain files only")
+        if path.is_file():
+            found.append(path.relative_to(folder).as_posix())
+    return found
+
+
+def _remote_files(client: object, run_id: str, place: str) -> list[str]:
+    found, folders = [], [place]
+    while folders:
+        for item in client.list_artifacts(run_id, folders.pop()):  # type: ignore[attr-defined]
+            _inside(item.path, f"runs:/{run_id}")
+            if item.is_dir:
+                folders.append(item.path)
+            else:
+                found.append(str(PurePosixPath(item.path).relative_to(place)))
+    return sorted(found)
+
+
+def _inside(path: str, name: str) -> None:
+    if path.startswith("/") or "\\" in path or ".." in PurePosixPath(path).parts or ":" in path:
+        raise TrackingError(f"{name}: refused the path {path!r}, which does not stay in its folder")
+
+
+def _copied(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target, follow_symlinks=False)
+
+
+def install(source: Source, to: Path) -> Path:
+    """Fetch `source` beside `to`, check it, and move it there in one step. Raises `TrackingError`; then `to` is as it was."""
+    to = to.absolute()
+    _free(to)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    _clear(to)
+    partial = Path(tempfile.mkdtemp(prefix=f".{to.name}{_PARTIAL}", dir=to.parent))
+    lock = take_lock(partial.with_name(f"{partial.name}.lock"))
+    try:
+        _fetch(source, partial)
+        (partial / PULLED).write_text(json.dumps({"from": source.name}), encoding="utf-8")
+        partial.chmod(0o755)
+        _swap(partial, to)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.with_name(f"{partial.name}.lock").unlink(missing_ok=True)
+        if lock:
+            lock.close()
+    return to
+
+
+def _free(to: Path) -> None:
+    """Only what an earlier pull made is ever replaced."""
+    if to.is_symlink() or (to.exists() and not to.is_dir()):
+        raise TrackingError(f"{to}: is not a folder; name one that does not exist yet")
+    if to.is_dir() and any(to.iterdir()) and not (to / PULLED).is_file():
+        raise TrackingError(f"{to}: holds other files; name an empty folder, or one that does not exist yet")
+
+
+def _clear(to: Path) -> None:
+    """Remove what killed pulls to the same place left; those of living ones are locked."""
+    for old in to.parent.glob(f".{to.name}.old-*"):
+        shutil.rmtree(old, ignore_errors=True)
+    for partial in to.parent.glob(f".{to.name}{_PARTIAL}*"):
+        if not partial.is_dir():
+            continue
+        lock = take_lock(partial.with_name(f"{partial.name}.lock"))
+        if lock:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.with_name(f"{partial.name}.lock").unlink(missing_ok=True)
+            lock.close()
+
+
+def _swap(partial: Path, to: Path) -> None:
+    old = partial.with_name(partial.name.replace(_PARTIAL, ".old-"))
+    if to.exists():
+        to.replace(old)
+    partial.replace(to)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _fetch(source: Source, folder: Path) -> None:
+    for path in source.files:
+        _inside(path, source.name)
+        if not path.endswith(WEIGHTS + TEXT):
+            raise TrackingError(
+                f"{source.name}: refused {path!r}; a checkpoint holds {', '.join(WEIGHTS + TEXT)} only, never a pickle"
+            )
+    for path in source.files:
+        source.copy(path, folder)
+    _verify(folder, source.name)
+
+
+def _verify(folder: Path, name: str) -> None:
+    """Every file that model.json states is there with its SHA-256, and no weights are there that it does not state."""
+    try:
+        checksums = json.loads((folder / MODEL).read_text(encoding="utf-8"))["checksums"]
+        wanted = {str(path): str(digest) for path, digest in checksums.items()}
+    except (ValueError, KeyError, AttributeError, TypeError, OSError):
+        raise TrackingError(f"{name}: {MODEL} is damaged or has no 'checksums'; store the checkpoint again") from None
+    files = _listed(folder, name)
+    for path, digest in wanted.items():
+        if path not in files:
+            raise TrackingError(f"{name}: {path} is missing, though {MODEL} names it; store the checkpoint again")
+        if (found := _sha256(folder / path)) != digest.lower():
+            raise TrackingError(f"{name}: {path} has SHA-256 {found[:12]}..., wanted {digest[:12]}...: damaged or altered")
+    for path in files:
+        if path.endswith(WEIGHTS) and path not in wanted:
+            raise TrackingError(f"{name}: {path} has no checksum in {MODEL}; weights that nobody vouches for are refused")
+        if path.endswith(WEIGHTS):
+            _safetensors(folder / path, name)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _safetensors(path: Path, name: str) -> None:
+    """A safetensors file begins with the length of its JSON header: a pickle under a false name does not."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= os.path.getsize(path) - 8 or file.read(1) != b"{":
+            raise TrackingError(f"{name}: {path.name} is not a safetensors file")

@@ -1,0 +1,195 @@
+"""The ranking: configurations, not lucky runs. Pure: frames in, a frame out; no tracker, no clock.
+
+A row is one configuration: its search runs (tag `dmkd.stage` = search) give the validation score that ranks it, its final runs
+(stage = final, joined by the tag `dmkd.row`) the test mean and its interval over seeds. Rules:
+
+- rows are ranked by the validation mean, inside one `protocol`; rows of different protocols are never compared
+- only runs that FINISHED count: a pruned or failed run has no score of its planned length; NaN and infinities are not ranked
+- a seed counts once (and fold), its earliest finished run: repeating a run until it is lucky changes nothing
+- with the outcomes of every test query, rows that a paired test cannot tell from the leader share rank 1
+- the rows of an untrained network and of the teacher are references: shown, never ranked; an undistilled student is a candidate
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tracking import statistics
+from tracking.candidates import Candidate, candidates, labels
+from tracking.errors import TrackingError
+from tracking.outcomes import class_interval, per_query, tested_against
+
+if TYPE_CHECKING:
+    import polars as pl
+
+LEVEL = 0.95
+LOWER_IS_BETTER = ("loss", "seconds", "gflops", "parameters", "memory_mb", "spectral_decay")
+UNRANKED_REFERENCES = ("untrained", "teacher")
+
+
+def role(metric: str) -> str:
+    """`asymmetric` where the teacher embeds the gallery (`val_asymmetric/map`), else `symmetric`."""
+    return "asymmetric" if "_asymmetric" in metric.split("/", maxsplit=1)[0] else "symmetric"
+
+
+def lower_is_better(metric: str) -> bool:
+    """The direction of a metric, from its name; recall, precision, NMI and their like are better when higher."""
+    return metric.rsplit("/", 1)[-1].endswith(LOWER_IS_BETTER)
+
+
+def check_metrics(select_by: str, report: str) -> None:
+    """Raises `TrackingError` where a row would be chosen on test, or chosen and reported in different roles."""
+    if not select_by.startswith("val"):
+        raise TrackingError(
+            f"select_by {select_by!r}: a row is chosen on validation, as in val/recall_at_1; test scores are only reported"
+        )
+    if role(select_by) != role(report):
+        raise TrackingError(
+            f"select_by {select_by!r} is {role(select_by)} and report {report!r} {role(report)}: roles are separate tables"
+        )
+
+
+def boards(runs: pl.DataFrame, metric: str = "recall_at_1") -> list[tuple[str, str]]:
+    """The pairs (`select_by`, `report`) that these runs have, one a role: [("val/recall_at_1", "test/recall_at_1"), ...]."""
+    pairs = [(f"val{kind}/{metric}", f"test{kind}/{metric}") for kind in ("", "_asymmetric")]
+    return [pair for pair in pairs if f"metrics.{pair[0]}" in runs.columns]
+
+
+def leaderboard(
+    runs: pl.DataFrame,
+    select_by: str = "val/recall_at_1",
+    report: str = "test/recall_at_1",
+    group_by: str = "configuration",
+    outcomes: Mapping[str, Any] | None = None,
+) -> pl.DataFrame:
+    """Rank the configurations in `runs` (of `load_runs`); best first within each `protocol`.
+
+    `group_by` another column (`params.student.backbone`; the prefix may be left out) keeps the best row of each of its values.
+    `outcomes`: by run id, the columns `query, label, first_hit, ap, ap_at_r` of its test queries; they give the interval over
+    classes and the shared ranks. `test_low/high` are the ends over seeds, `class_low/high` over classes; `runs` counts all runs.
+    Raises `TrackingError` for metrics that do not belong together or a group that is no column.
+    """
+    check_metrics(select_by, report)
+    found = [row for row in candidates(runs, select_by, report) if row.measured]
+    rows = [
+        _row(candidate, outcomes or {}, select_by, report) | {"label": label, "group": None}
+        for candidate, label in zip(found, labels(found), strict=True)
+    ]
+    ranked = [row for protocol in sorted({row["protocol"] for row in rows}) for row in _ranked(rows, protocol, select_by)]
+    if group_by != "configuration":
+        ranked = _best_of_groups(ranked, runs, group_by)
+    return _frame(ranked)
+
+
+def best(frame: pl.DataFrame) -> dict[str, Any]:
+    """The winner of a leaderboard: first by validation. Raises `TrackingError` where none is ranked or protocols are mixed."""
+    ranked = frame.filter(frame["rank"].is_not_null())
+    if not ranked.height:
+        raise TrackingError("no row is ranked: no run has finished with a finite validation score")
+    if (protocols := ranked["protocol"].unique().to_list())[1:]:
+        raise TrackingError(f"{len(protocols)} protocols on one board ({', '.join(sorted(protocols))}): say which row, by its id")
+    return ranked.row(0, named=True)
+
+
+def row_id(config_hash: str, protocol: str) -> str:
+    """8 characters that name a row from run to run: 6 of the configuration, 2 of the search's protocol."""
+    return config_hash[:6] + hashlib.sha256(protocol.encode()).hexdigest()[:2]
+
+
+def _row(candidate: Candidate, outcomes: Mapping[str, Any], select_by: str, report: str) -> dict[str, Any]:
+    validation, test = candidate.values(candidate.search, select_by), candidate.values(candidate.final, report)
+    low, high = statistics.t_interval(test, LEVEL)
+    queries = per_query([outcomes[run["run_id"]] for run in candidate.final if run["run_id"] in outcomes], report)
+    class_low, class_high = class_interval(queries, LEVEL)
+    return candidate.facts() | {
+        "id": row_id(candidate.config_hash, candidate.own_protocol),
+        "role": role(select_by),
+        "select_by": select_by,
+        "report": report,
+        "validation": _mean(validation),
+        "validation_runs": len(validation),
+        "test": _mean(test),
+        "test_low": low,
+        "test_high": high,
+        "class_low": class_low,
+        "class_high": class_high,
+        "seeds": len(test),
+        "_queries": queries,
+        "_candidate": candidate,
+    }
+
+
+def _mean(values: list[float]) -> float | None:
+    return math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else (math.nan if values else None)
+
+
+def _is_ranked(row: dict[str, Any]) -> bool:
+    return row["validation"] is not None and math.isfinite(row["validation"]) and row["reference"] not in UNRANKED_REFERENCES
+
+
+def _ranked(rows: list[dict[str, Any]], protocol: str, select_by: str) -> list[dict[str, Any]]:
+    """The rows of one protocol in order: ranked, then references, then those without a score."""
+    mine = [row for row in rows if row["protocol"] == protocol]
+    sign = 1 if lower_is_better(select_by) else -1
+    order = sorted((row for row in mine if _is_ranked(row)), key=lambda row: (sign * row["validation"], row["id"]))
+    order = _with_ranks(order)
+    rest = [row | {"rank": None, "p_leader": None} for row in mine if not _is_ranked(row)]
+    return order + sorted(rest, key=lambda row: (not row["reference"], row["status"], row["id"]))
+
+
+def _with_ranks(order: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rank 1 is the leader and those that no test tells from it; then places by validation, equal scores sharing one."""
+    if not order:
+        return []
+    p_values = statistics.holm([tested_against(order[0]["_queries"], row["_queries"]) for row in order[1:]])
+    order = [order[0] | {"p_leader": None}, *(row | {"p_leader": _known(p)} for row, p in zip(order[1:], p_values, strict=True))]
+    tied = [row is order[0] or _shares(row, order[0]) for row in order]
+    order = [row for _, row in sorted(zip(tied, order, strict=True), key=lambda pair: not pair[0])]
+    first, scores = sum(tied), [row["validation"] for row in order]
+    places = [1 if place < first else 1 + max(first, scores.index(scores[place])) for place in range(len(order))]
+    return [row | {"rank": place} for row, place in zip(order, places, strict=True)]
+
+
+def _shares(row: dict[str, Any], leader: dict[str, Any]) -> bool:
+    """Whether nothing tells a row from the leader: no test at the 5 % level, or, untested, not even the validation score."""
+    return bool(row["validation"] == leader["validation"] if row["p_leader"] is None else row["p_leader"] > 1 - LEVEL)
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _best_of_groups(ranked: list[dict[str, Any]], runs: pl.DataFrame, group_by: str) -> list[dict[str, Any]]:
+    column = next((name for name in (group_by, f"params.{group_by}", f"tags.{group_by}") if name in runs.columns), None)
+    if column is None:
+        known = ", ".join(name.removeprefix("params.") for name in runs.columns if name.startswith("params."))
+        raise TrackingError(f"group_by {group_by!r}: no such column; 'configuration', or one of {known}")
+    values = dict(runs.select("run_id", column).iter_rows())
+    kept: dict[tuple[str, Any], dict[str, Any]] = {}
+    for row in ranked:
+        group = values[row["_candidate"].runs[0]["run_id"]]
+        kept.setdefault((row["protocol"], group), row | {"group": group})
+    return list(kept.values())
+
+
+COLUMNS = {
+    **dict.fromkeys(("rank", "validation_runs", "seeds", "runs", "failed", "test_looks"), "Int64"),
+    **dict.fromkeys(
+        ("id", "label", "group", "method", "reference", "role", "protocol", "status", "config_hash", "run_id"), "String"
+    ),
+    **dict.fromkeys(("select_by", "report"), "String"),
+    **dict.fromkeys(("validation", "test", "test_low", "test_high", "class_low", "class_high", "p_leader"), "Float64"),
+    **dict.fromkeys(("gflops", "parameters", "dim", "resolution", "gpu_hours", "cpu_hours"), "Float64"),
+}
+"""Columns of a leaderboard besides `search_runs` and `final_runs` (lists of run ids), with their types."""
+
+
+def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    import polars as pl
+
+    columns = [pl.Series(name, [row[name] for row in rows], getattr(pl, dtype)) for name, dtype in COLUMNS.items()]
+    lists = [pl.Series(name, [row[name] for row in rows], pl.List(pl.String)) for name in ("search_runs", "final_runs")]
+    return pl.DataFrame(columns + lists)

@@ -1,0 +1,148 @@
+"""A leaderboard as text: a table for the terminal (120 columns at most), Markdown, CSV or JSON. Pure."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tracking.errors import TrackingError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+FORMATS = ("table", "md", "csv", "json")
+WIDTH = 120
+Row = dict[str, Any]
+
+
+def render(frame: pl.DataFrame, format: str = "table") -> str:
+    """A frame of `leaderboard` as text. Table and Markdown show a table per protocol, scores in percent, "mean ± half of the
+    95 % interval over seeds" and the ends over classes; CSV and JSON hold every row and column, scores as logged.
+
+    Raises `TrackingError` for an unknown format.
+    """
+    if format == "csv":
+        return _csv(frame)
+    if format == "json":
+        return json.dumps([{key: _plain(value) for key, value in row.items()} for row in frame.to_dicts()], indent=1)
+    if format not in FORMATS:
+        raise TrackingError(f"format {format!r}: wanted one of {', '.join(FORMATS)}")
+    if not frame.height:
+        return "No configuration has finished yet."
+    frame = frame.with_row_index("place", 1)
+    protocols = frame["protocol"].unique(maintain_order=True)
+    return "\n\n".join(_board(frame.filter(frame["protocol"] == protocol).to_dicts(), format) for protocol in protocols)
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _csv(frame: pl.DataFrame) -> str:
+    import polars as pl
+
+    buffer = io.BytesIO()
+    frame.with_columns(pl.col("search_runs", "final_runs").list.join(";")).write_csv(buffer)
+    return buffer.getvalue().decode()
+
+
+def _board(rows: list[Row], format: str) -> str:
+    shown = [row for row in rows if row["rank"] is not None or row["reference"] or row["status"] == "finished"]
+    columns = [(title, [cell(row) for row in shown]) for title, cell in COLUMNS]
+    columns = [(title, cells) for title, cells in columns if any(cells)]
+    parts = [_heading(rows[0]), (_markdown if format == "md" else _table)(columns), *_notes(rows)]
+    return ("\n\n" if format == "md" else "\n").join(part for part in parts if part)
+
+
+def _heading(row: Row) -> str:
+    protocol = f", protocol {row['protocol']}" if row["protocol"] else ""
+    return f"Chosen by {row['select_by']}, reported {row['report']} ({row['role']}){protocol}"
+
+
+def _notes(rows: list[Row]) -> list[str]:
+    notes = []
+    if any(row["test_low"] is not None and math.isfinite(row["test_low"]) for row in rows):
+        notes.append("± half of the 95 % interval of the mean over seeds; [ ] 95 % interval over the test classes")
+    if any(row["rank"] == 1 and row["p_leader"] is not None for row in rows):
+        notes.append("rank 1 is shared where a paired test over classes finds no difference from the first row (5 %, Holm)")
+    left = [row["status"] for row in rows if row["rank"] is None and not row["reference"] and row["status"] != "finished"]
+    if left:
+        notes.append("not ranked: " + ", ".join(f"{left.count(status)} {status}" for status in sorted(set(left))))
+    return ["; ".join(notes)] if notes and len("; ".join(notes)) <= WIDTH else notes
+
+
+def _table(columns: list[tuple[str, list[str]]]) -> str:
+    widths = [max(len(title), *map(len, cells)) for title, cells in columns]
+    spare = WIDTH - sum(widths) - 2 * (len(widths) - 1)
+    if spare < 0:
+        place = [title for title, _ in columns].index("configuration")
+        widths[place] = max(13, widths[place] + spare)
+    lines = [
+        [title for title, _ in columns],
+        ["─" * width for width in widths],
+        *zip(*(cells for _, cells in columns), strict=True),
+    ]
+    return "\n".join(
+        "  ".join(_fitted(text, width, title) for text, width, (title, _) in zip(line, widths, columns, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _fitted(text: str, width: int, title: str) -> str:
+    text = text if len(text) <= width else text[: width - 1] + "…"
+    return text.ljust(width) if title in ("id", "configuration", "test", "over classes") else text.rjust(width)
+
+
+def _markdown(columns: list[tuple[str, list[str]]]) -> str:
+    lines = [[title for title, _ in columns], ["---"] * len(columns), *zip(*(cells for _, cells in columns), strict=True)]
+    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+
+
+def _score(value: float | None, metric: str) -> str:
+    if value is None:
+        return ""
+    share = not metric.startswith(("cost/", "model/")) and not metric.endswith(("loss", "density", "decay"))
+    return f"{100 * value:.1f}" if share else f"{value:.4g}"
+
+
+def _test(row: Row) -> str:
+    mean, low, high = row["test"], row["test_low"], row["test_high"]
+    if mean is None or low is None or not math.isfinite(low):
+        return _score(mean, row["report"])
+    return f"{_score(mean, row['report'])} ± {_score((high - low) / 2, row['report'])}"
+
+
+def _classes(row: Row) -> str:
+    low, high = row["class_low"], row["class_high"]
+    return "" if low is None or not math.isfinite(low) else f"[{_score(low, row['report'])}, {_score(high, row['report'])}]"
+
+
+def _hours(row: Row) -> str:
+    kind, hours = ("GPU", row["gpu_hours"]) if row["gpu_hours"] else ("CPU", row["cpu_hours"])
+    return f"{hours:.2g} {kind}" if hours else ""
+
+
+def _figure(name: str, unit: float = 1) -> Callable[[Row], str]:
+    return lambda row: "" if row[name] is None else f"{row[name] / unit:.3g}"
+
+
+COLUMNS: list[tuple[str, Callable[[Row], str]]] = [
+    ("#", lambda row: str(row["place"])),
+    ("rank", lambda row: "" if row["rank"] is None else str(row["rank"])),
+    ("id", lambda row: row["id"]),
+    ("configuration", lambda row: row["label"] if row["group"] is None else f"{row['group']}: {row['label']}"),
+    ("val", lambda row: _score(row["validation"], row["select_by"])),
+    ("test", _test),
+    ("over classes", _classes),
+    ("seeds", lambda row: str(row["seeds"] or "")),
+    ("GFLOPs", _figure("gflops")),
+    ("Mparam", _figure("parameters", 1e6)),
+    ("dim", _figure("dim")),
+    ("px", lambda row: "" if row["resolution"] is None else f"{row['resolution']:.0f}"),
+    ("hours", _hours),
+    ("looks", lambda row: str(row["test_looks"] or "")),
+]
+"""Titles of the printed columns, and what stands in them; a column that is empty in every row is left out."""
