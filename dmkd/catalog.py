@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from dmkd.data import Data
 from dmkd.space import Choice, Range, flatten, search_space
 
 
@@ -19,7 +18,13 @@ def method_rows() -> list[dict[str, Any]]:
         ranges = {key: _range(searched) for key, searched in search_space(method).items()}
         parameters = {key: {"default": value, "range": ranges.get(key)} for key, value in flatten(method).items()}
         preset_of = method.name if name not in METHODS else None
-        facts = {"name": name, "preset_of": preset_of, "paper": method.paper, "teacher": method.teacher, "gallery": method.gallery}
+        facts = {
+            "name": name,
+            "preset_of": preset_of,
+            "paper": method.paper,
+            "teacher": method.teacher,
+            "gallery": method.gallery,
+        }
         rows.append(facts | {"summary": (type(method).__doc__ or "").strip().split("\n")[0], "parameters": parameters})
     return rows
 
@@ -35,7 +40,10 @@ def dataset_rows() -> list[dict[str, Any]]:
     """Every data set: name, description, layout, known counts, licence."""
     from dmkd.data.datasets import DATASETS
 
-    return [{"name": name} | {field.name: _plain(getattr(info, field.name)) for field in dataclasses.fields(info)} for name, info in DATASETS.items()]
+    return [
+        {"name": name} | {field.name: _plain(getattr(info, field.name)) for field in dataclasses.fields(info)}
+        for name, info in DATASETS.items()
+    ]
 
 
 def _plain(value: Any) -> Any:
@@ -46,5 +54,5 @@ def prepare_report(name: str, root: str) -> tuple[dict[str, Any], list[str]]:
     """Check a data set's folder; the report as plain values and as lines."""
     from dmkd.data.prepare import check
 
-    report = check(Data(name=name, root=str(Path(root).expanduser()) if root else ""))
+    report = check(name, str(Path(root).expanduser()) if root else "")
     return dataclasses.asdict(report) | {"ok": report.ok}, report.lines()

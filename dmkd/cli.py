@@ -41,7 +41,9 @@ def _expected(error: Exception) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("dmkd", description="Search for the best small image-embedding network, and believe the number.")
+    parser = argparse.ArgumentParser(
+        "dmkd", description="Search for the best small image-embedding network, and believe the number."
+    )
     parser.add_argument("--version", action="version", version=f"dmkd {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -74,14 +76,22 @@ def _discover(command: Add) -> None:
 def _work(command: Add) -> None:
     train_ = command("train", train, "one trial of the shared trainer, without a tracker")
     train_.add_argument("config", metavar="CONFIG.yaml")
-    train_.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, as in method.temperature=0.5")
+    train_.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, as in method.temperature=0.5"
+    )
     train_.add_argument("--out", default="dmkd-output/train", help="folder for state, checkpoint, metrics (default: %(default)s)")
     train_.add_argument("--resume", action="store_true", help="go on from the state in --out")
     evaluate_ = command("evaluate", evaluate, "measure a checkpoint: symmetric, asymmetric, at several query resolutions")
-    evaluate_.add_argument("--checkpoint", required=True, metavar="REF", help="a folder, runs:/ID, models:/NAME@ALIAS, a leaderboard row")
-    evaluate_.add_argument("--gallery", default="", metavar="REF", help="the network that embeds the gallery; default: the checkpoint's own")
+    evaluate_.add_argument(
+        "--checkpoint", required=True, metavar="REF", help="a folder, runs:/ID, models:/NAME@ALIAS, a leaderboard row"
+    )
+    evaluate_.add_argument(
+        "--gallery", default="", metavar="REF", help="the network that embeds the gallery; default: the checkpoint's own"
+    )
     evaluate_.add_argument("--dataset", default="", metavar="NAME", help="default: the one in the checkpoint's config.yaml")
-    evaluate_.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of data.* or evaluation.*")
+    evaluate_.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of data.* or evaluation.*"
+    )
     evaluate_.add_argument("--split", choices=("val", "test"), default="test")
     evaluate_.add_argument("--query-resolution", type=int, nargs="+", default=[], metavar="N")
     evaluate_.add_argument("--json", action="store_true")
@@ -116,7 +126,9 @@ def _results(command: Add) -> None:
 
 def _tracked(parser: argparse.ArgumentParser) -> None:
     uri = os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_TRACKING)
-    parser.add_argument("--tracking-uri", default=uri, metavar="URI", help="default: $MLFLOW_TRACKING_URI, or sqlite:///mlflow.db here")
+    parser.add_argument(
+        "--tracking-uri", default=uri, metavar="URI", help="default: $MLFLOW_TRACKING_URI, or sqlite:///mlflow.db here"
+    )
 
 
 def methods(options: argparse.Namespace) -> None:
@@ -167,7 +179,10 @@ def train(options: argparse.Namespace) -> None:
     config = override(configs.load(options.config), configs.parse_assignments(options.set))
     for epoch in train_into(config, Path(options.out), resume=options.resume):
         scores = {key: value for key, value in epoch.metrics.items() if not key.startswith("cost/")}
-        print(f"epoch {epoch.number}/{config.optim.epochs}  " + "  ".join(f"{key} {value:.4f}" for key, value in scores.items()), flush=True)
+        print(
+            f"epoch {epoch.number}/{config.optim.epochs}  " + "  ".join(f"{key} {value:.4f}" for key, value in scores.items()),
+            flush=True,
+        )
     print(f"checkpoint in {options.out}/checkpoint; measure it again: dmkd evaluate --checkpoint {options.out}/checkpoint")
 
 

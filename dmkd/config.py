@@ -52,10 +52,9 @@ def from_yaml(text: str, source: str = "config") -> Config:
     """Read YAML strictly. Raises `ConfigError` naming `source` where the text is no YAML, holds a key twice, or does not fit."""
     try:
         values = yaml.load(text, Loader=_StrictLoader)
+        return from_dict(values if values is not None else {})
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from None
-    try:
-        return from_dict(values if values is not None else {})
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
 
@@ -104,11 +103,11 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
     twice = {str(key) for key in keys if keys.count(key) > 1}
     if twice:
-        raise ConfigError(f"key given twice: {', '.join(sorted(twice))}{node.start_mark}")
-    return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}  # type: ignore[no-untyped-call]
+        raise ConfigError(f"key given twice: {', '.join(sorted(twice))} (line {node.start_mark.line + 1})")
+    return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}
 
 
 def _scalar(loader: _StrictLoader, node: yaml.ScalarNode) -> Any:

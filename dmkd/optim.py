@@ -41,8 +41,13 @@ class Optim:
 class Grouped(Protocol):
     """What `parameter_groups` asks of a network: its backbone, and its head (pooling exponent and embedding layer)."""
 
-    backbone: nn.Module
-    head: nn.Module
+    @property
+    def backbone(self) -> nn.Module:
+        """All but the head."""
+
+    @property
+    def head(self) -> nn.Module:
+        """Pooling exponent (a parameter named "p") and embedding layer."""
 
 
 def parameter_groups(network: Grouped, objective_groups: Iterable[dict[str, Any]], optim: Optim) -> list[dict[str, Any]]:

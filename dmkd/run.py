@@ -102,7 +102,9 @@ def evaluate_checkpoint(
     for resolution in resolutions or [trained]:
         same = gallery is None and resolution == wall_resolution
         queries = hung if same else measure.embed(Side(network, resolution))
-        role = split + ("_asymmetric" if gallery is not None else "") + (f"_q{resolution}_g{wall_resolution}" if resolutions else "")
+        role = (
+            split + ("_asymmetric" if gallery is not None else "") + (f"_q{resolution}_g{wall_resolution}" if resolutions else "")
+        )
         scores |= {f"{role}/{metric}": value for metric, value in measure.compare(queries, hung)[0].items()}
     return scores
 
@@ -111,5 +113,7 @@ def _measure(data: Data, evaluation: Evaluation, split: str) -> Measure:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     part = getattr(split_parts(load_dataset(data), data), split)
     if part is None:
-        raise DataError(f"data set {data.name!r} has no {split} part under this configuration: choose --split, or set data.validation")
+        raise DataError(
+            f"data set {data.name!r} has no {split} part under this configuration: choose --split, or set data.validation"
+        )
     return Measure(part, data, replace(evaluation, test=False), device)

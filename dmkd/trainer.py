@@ -17,13 +17,12 @@ from tqdm import tqdm
 from dmkd import space
 from dmkd.checkpoint import State, load_model
 from dmkd.config import Config
-from dmkd.data.batches import Batch, iterations_per_epoch, test_batches, training_batches
+from dmkd.data.batches import Batch, iterations_per_epoch, training_batches
 from dmkd.data.datasets import Pictures, load_dataset
 from dmkd.data.splits import Parts, split
 from dmkd.distill.base import Objective, Plan, Shapes, Step
 from dmkd.distill.teachers import TEACHERS, NoTeacher
-from dmkd.errors import CheckpointError, ConfigError, DataError
-from dmkd.evaluation.embed import embed
+from dmkd.errors import CheckpointError, ConfigError, DataError, TrainingError
 from dmkd.evaluation.measure import Measure, Side
 from dmkd.evaluation.protocol import Outcomes
 from dmkd.models.embedder import EmbeddingNet, build_network
@@ -83,7 +82,9 @@ class Training:
         self.seconds = 0.0
         self.parts: Parts = split(load_dataset(config.data), config.data)
         if config.evaluation.test and self.parts.test is None:
-            raise DataError(f"evaluation.test=true, but data set {config.data.name!r} has no test part: mark one in its split column")
+            raise DataError(
+                f"evaluation.test=true, but data set {config.data.name!r} has no test part: mark one in its split column"
+            )
         self.teacher: NoTeacher = TEACHERS[config.method.teacher](config.teacher, device)
         self.student, self.resolution = self._student()
         batches = iterations_per_epoch(self.parts.train, config.method.batches) if config.optim.epochs else 0
@@ -135,6 +136,7 @@ class Training:
             seed=self.config.seed,
             workers=self.config.data.workers,
             tuples=tuples,
+            crop_ratio=self.config.data.crop_ratio,
         )
         images = self._steps(batches, terms)
         self.epoch += 1
@@ -146,7 +148,9 @@ class Training:
         """Go through the epoch's batches; a last incomplete accumulation makes a step too. Returns the student's images."""
         images, accumulate, waiting = 0, self.config.optim.accumulate, 0
         total = self.plan.iterations
-        with tqdm(total=total, initial=self.iteration, disable=None, unit="step", desc=f"epoch {self.epoch + 1}", leave=False) as bar:
+        with tqdm(
+            total=total, initial=self.iteration, disable=None, unit="step", desc=f"epoch {self.epoch + 1}", leave=False
+        ) as bar:
             for batch in batches:
                 loss = self._loss(batch, terms) / accumulate
                 self.precision.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -196,6 +200,8 @@ class Training:
     def _measure(self, name: str, part: Pictures, metrics: dict[str, float], outcomes: dict[str, Outcomes]) -> None:
         measure = Measure(part, self.config.data, self.config.evaluation, self.device)
         queries = measure.embed(Side(self.student, self.resolution))
+        if not torch.isfinite(queries).all():
+            raise TrainingError(f"embeddings of {name} are not finite after epoch {self.epoch}: lower optim.lr, or set optim.clip")
         galleries = {name: queries}
         if self.config.method.gallery == "teacher" and self.teacher.network is not None and self.teacher.resolution:
             if name not in self._gallery:
@@ -256,23 +262,21 @@ class Context:
     def embed(self, positions: Sequence[int] | Tensor, network: str = "student") -> Tensor:
         """[n, D] embeddings of training images under the test transform."""
         training, config = self._training, self._training.config
-        sides = {"student": (training.student, training.resolution), "teacher": (training.teacher.network, training.teacher.resolution)}
+        sides = {
+            "student": (training.student, training.resolution),
+            "teacher": (training.teacher.network, training.teacher.resolution),
+        }
         net, resolution = sides[network]
         if net is None or resolution is None:
             raise ConfigError(f"method {config.method.name!r} asked its {network} for embeddings, but there is none")
-        batches = test_batches(
-            training.parts.train,
-            resolution,
-            crop_ratio=config.data.crop_ratio,
-            batch_size=config.evaluation.batch_size,
-            workers=config.data.workers,
-            positions=[int(position) for position in positions],
-        )
-        return embed(net, batches, training.device)
+        measure = Measure(training.parts.train, config.data, config.evaluation, training.device)
+        return measure.embed(Side(net, resolution), [int(position) for position in positions])
 
     def generator(self) -> Tensor:
         """[] int64 seed that depends on the run's seed and the epoch alone."""
-        return torch.tensor(np.random.SeedSequence([self._training.config.seed, self.epoch]).generate_state(1)[0], dtype=torch.int64)
+        return torch.tensor(
+            np.random.SeedSequence([self._training.config.seed, self.epoch]).generate_state(1)[0], dtype=torch.int64
+        )
 
 
 def _same_run(saved: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -16,7 +16,13 @@ ROOMS = ["space", "data", "models", "losses", "mining", "optim", "evaluation", "
 SIDE_BY_SIDE = {"data", "models", "losses", "mining", "optim"}
 ANYWHERE = {"errors", "reproducible", "terms"}
 """Leaves that any room may use: they import no room."""
-ALLOWED = {("losses", "mining"), ("checkpoint", "models"), ("export", "models"), ("export", "checkpoint"), ("distill", "checkpoint")}
+ALLOWED = {
+    ("losses", "mining"),
+    ("checkpoint", "models"),
+    ("export", "models"),
+    ("export", "checkpoint"),
+    ("distill", "checkpoint"),
+}
 """Arrows that the list above does not give: a loss names its sampler; checkpoints hold networks; teachers are checkpoints."""
 OPEN = {"cli", "__main__", "__init__"}
 
@@ -72,7 +78,9 @@ def test_rooms_import_only_what_stands_left_of_them(path: Path) -> None:
 
 def test_tracking_knows_nothing_of_dmkd_and_sweeps_nothing_beyond_the_two() -> None:
     for path in files("tracking"):
-        assert not [module for module, _ in imports(path) if module.split(".")[0] in {"dmkd", "sweeps", "ray", "torch", "optuna"}], path
+        assert not [
+            module for module, _ in imports(path) if module.split(".")[0] in {"dmkd", "sweeps", "ray", "torch", "optuna"}
+        ], path
     for path in files("sweeps"):
         assert "mlflow" not in {module.split(".")[0] for module, _ in imports(path)}, path
 

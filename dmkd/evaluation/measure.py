@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dmkd.data import Data
 from dmkd.data.batches import test_batches
@@ -13,13 +14,14 @@ from dmkd.data.datasets import Pictures
 from dmkd.evaluation import Evaluation
 from dmkd.evaluation.embed import embed
 from dmkd.evaluation.protocol import Outcomes, evaluate
+from dmkd.models.embedder import EmbeddingNet
 
 
 @dataclass(frozen=True)
 class Side:
     """One side of a search: the network that embeds it and the side of its square crop in pixels."""
 
-    network: nn.Module
+    network: EmbeddingNet
     resolution: int
 
 
@@ -32,14 +34,16 @@ class Measure:
     evaluation: Evaluation
     device: torch.device
 
-    def embed(self, side: Side) -> Tensor:
-        """[N, D] float32 embeddings of the part on the CPU."""
+    def embed(self, side: Side, positions: Sequence[int] | None = None) -> Tensor:
+        """[N, D] float32 embeddings of the part (or of some of its positions) on the CPU."""
         batches = test_batches(
             self.part,
             side.resolution,
+            positions=positions,
             crop_ratio=self.data.crop_ratio,
             batch_size=self.evaluation.batch_size,
             workers=self.data.workers,
+            interpolation=side.network.preprocess.interpolation,
         )
         return embed(side.network, batches, self.device)
 
@@ -50,8 +54,8 @@ class Measure:
         """
         labels = torch.from_numpy(self.part.labels)
         identity = torch.arange(len(labels))
-        groups = self.part.groups if self.data.protocol == "strict" else None
-        groups = None if groups is None else torch.from_numpy(groups)
+        strict = self.data.protocol == "strict" and self.part.groups is not None
+        groups = torch.from_numpy(self.part.groups) if strict else None
         return evaluate(
             queries,
             gallery,

@@ -50,7 +50,7 @@ def save_model(
         "preprocessing": preprocessing(net.preprocess, resolution, ratio),
         "embedding": {"dim": net.head.dim, "unit_length": True, "compare_by": "dot product"},
         "embedding_space": embedding_space(net),
-        "files": {name: {"sha256": sha256(content), "bytes": len(content)} for name, content in contents.items()},
+        "checksums": {name: sha256(content) for name, content in contents.items()},
         "extra": dict(extra or {}),
     }
     info = json.loads(_json(info))
@@ -131,12 +131,12 @@ def _raw(tensor: Tensor) -> bytes:
 
 def _verified(folder: Path, info: dict[str, Any]) -> dict[str, Tensor]:
     """The weights; every file that model.json lists is compared with its checksum."""
-    listed = info["files"]
+    listed = info["checksums"]
     if WEIGHTS not in listed or not all(_plain_name(name) for name in listed):
         raise CheckpointError(
             f"{folder / CARD}: lists files {', '.join(map(repr, listed))}, wanted {WEIGHTS!r} and plain names only"
         )
-    contents = {name: read_file(folder, name, entry["sha256"]) for name, entry in listed.items()}
+    contents = {name: read_file(folder, name, checksum) for name, checksum in listed.items()}
     try:
         return safetensors.load(contents[WEIGHTS])
     except SafetensorError as error:

@@ -1,0 +1,200 @@
+"""The one loop on small real pictures: what it yields, that a resume changes no bit, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dmkd.checkpoint import load_state, save_state
+from dmkd.config import Config
+from dmkd.errors import CheckpointError, ConfigError, DataError, TrainingError
+from dmkd.run import evaluate_checkpoint, save_checkpoint, train_into
+from dmkd.space import flatten, override
+from dmkd.trainer import Epoch, fit
+from tests.pictures import make_folder
+
+TINY = {
+    "data.name": "folder",
+    "data.validation": 0.4,
+    "student.backbone": "resnet18",
+    "student.weights": "none",
+    "student.dim": 16,
+    "student.resolution": 32,
+    "student.frozen_batchnorm": False,
+    "method.batches.size": 6,
+    "optim.epochs": 3,
+    "optim.lr": 1e-3,
+    "evaluation.k": [1, 2],
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("signs")
+    make_folder(folder, classes=20, size=48)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def teacher(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher that saw larger pictures, trained for an epoch by the same trainer."""
+    folder = tmp_path_factory.mktemp("teacher")
+    config = tiny(root, {"student.resolution": 48, "optim.epochs": 1, "seed": 7})
+    for _ in train_into(config, folder):
+        pass
+    return folder / "checkpoint"
+
+
+def tiny(root: Path, changes: dict[str, Any] | None = None) -> Config:
+    changes = changes or {}
+    variant = {key: changes[key] for key in changes if key.endswith((".name", ".preset"))}
+    config = override(Config(), variant)
+    return override(config, {**TINY, "data.root": str(root), **{key: changes[key] for key in changes if key not in variant}})
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "margin": {"method.name": "metric_learning", "loss.name": "margin"},
+    "triplet": {"method.name": "metric_learning", "loss.name": "triplet", "loss.sampler": "semihard"},
+    "msdf": {"method.preset": "msdf", "method.dims": [24, 32], "method.feature_delay": 2},
+    "obd_sd": {"method.preset": "obd_sd"},
+    "relative": {"method.preset": "yu_relative", "method.batches.images_per_class": 2},
+    "raml": {"method.name": "raml", "method.views.per_image": 2, "method.batches.size": 3, "student.checkpoint": "teacher"},
+    "asymmetric": {"method.name": "asymmetric", "method.batches.size": 4, "method.batches.iterations": 2, "method.negative_count": 2},
+}
+
+
+def numbers(epochs: Iterator[Epoch]) -> list[dict[str, float]]:
+    return [
+        {key: value for key, value in epoch.metrics.items() if not key.startswith("cost/")} | {"epoch": epoch.number}
+        for epoch in epochs
+    ]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_resume_changes_no_bit(name: str, root: Path, teacher: Path, tmp_path: Path) -> None:
+    config = tiny(root, METHODS[name] | {"teacher.checkpoint": str(teacher)})
+    straight = fit(config)
+    first = next(straight)
+    save_state(first.state, tmp_path)
+    undisturbed = numbers(straight)
+    torch.manual_seed(999)
+    resumed = numbers(fit(config, load_state(tmp_path)))
+    assert resumed == undisturbed
+    assert [row["epoch"] for row in resumed] == [2, 3]
+    assert all(math.isfinite(value) for row in resumed for value in row.values())
+
+
+def test_loading_processes_change_no_bit(root: Path) -> None:
+    config = tiny(root, {"optim.epochs": 1})
+    assert numbers(fit(config)) == numbers(fit(override(config, {"data.workers": 2})))
+
+
+def test_seeds_differ(root: Path) -> None:
+    config = tiny(root, {"optim.epochs": 1})
+    assert numbers(fit(config)) != numbers(fit(override(config, {"seed": 1})))
+
+
+def test_training_fits_its_own_classes(root: Path) -> None:
+    """Without augmentation the loss on every training picture falls to less than half, which no untrained network does."""
+    every = {"method.views.augmentation": "none", "method.batches.size": 12, "method.batches.replacement": False}
+    config = tiny(root, every | {"optim.epochs": 25, "evaluation.every": 25, "optim.lr": 3e-3})
+    losses = [epoch.metrics["train/loss"] for epoch in fit(config)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_validation_each_n_epochs_and_last_and_test_only_when_asked(root: Path) -> None:
+    epochs = list(fit(tiny(root, {"evaluation.every": 2})))
+    assert [("val/recall_at_1" in epoch.metrics) for epoch in epochs] == [False, True, True]
+    assert not any(key.startswith("test") for epoch in epochs for key in epoch.metrics)
+
+
+def test_zero_epochs_measure_the_network_as_it_is(root: Path) -> None:
+    (only,) = list(fit(tiny(root, {"optim.epochs": 0})))
+    assert only.number == 0
+    assert 0 <= only.metrics["val/recall_at_1"] <= 1
+    assert not any(key.startswith("train/") for key in only.metrics)
+
+
+def test_the_saved_checkpoint_gives_the_logged_recall_again(root: Path, tmp_path: Path) -> None:
+    config = tiny(root, {"optim.epochs": 1})
+    (epoch,) = list(fit(config))
+    save_checkpoint(epoch, config, tmp_path / "checkpoint")
+    again = evaluate_checkpoint(tmp_path / "checkpoint", split="val")
+    assert again == {key: value for key, value in epoch.metrics.items() if key.startswith("val/")}
+
+
+def test_asymmetric_methods_are_measured_against_the_teachers_gallery(root: Path, teacher: Path, tmp_path: Path) -> None:
+    config = tiny(root, METHODS["raml"] | {"optim.epochs": 1, "teacher.checkpoint": str(teacher)})
+    (epoch,) = list(fit(config))
+    save_checkpoint(epoch, config, tmp_path / "checkpoint")
+    again = evaluate_checkpoint(tmp_path / "checkpoint", gallery=teacher, split="val")
+    assert again == {key: value for key, value in epoch.metrics.items() if key.startswith("val_asymmetric/")}
+    matrix = evaluate_checkpoint(tmp_path / "checkpoint", gallery=teacher, split="val", resolutions=[32, 48])
+    assert matrix["val_asymmetric_q32_g48/recall_at_1"] == again["val_asymmetric/recall_at_1"]
+
+
+def test_a_term_that_is_not_finite_stops_the_trial_and_is_named(root: Path) -> None:
+    runaway = {"optim.lr": 1e30, "optim.optimizer": "sgd", "optim.epochs": 8, "evaluation.every": 8}
+    with pytest.raises(TrainingError, match=r"loss term '\w+' became (nan|inf|-inf) in epoch \d+, batch \d+: lower optim.lr"):
+        list(fit(tiny(root, runaway)))
+
+
+def test_a_network_that_diverged_in_the_last_batch_is_not_measured(root: Path) -> None:
+    runaway = {"optim.lr": 1e38, "optim.optimizer": "sgd", "optim.epochs": 1, "method.batches.iterations": 1}
+    with pytest.raises(TrainingError, match=r"embeddings of val are not finite after epoch 1"):
+        list(fit(tiny(root, runaway)))
+
+
+def test_bf16_follows_float32(root: Path) -> None:
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        config = tiny(root, {"optim.precision": precision, "optim.epochs": 1, "student.frozen_batchnorm": True})
+        losses[precision] = next(fit(config)).metrics["train/loss"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.1)
+    assert losses["bf16"] != losses["fp32"]
+
+
+def test_a_state_of_another_configuration_is_refused(root: Path) -> None:
+    state = next(fit(tiny(root))).state
+    with pytest.raises(CheckpointError, match=r"belongs to another configuration.*optim"):
+        next(fit(tiny(root, {"optim.lr": 2e-3}), state))
+
+
+def test_what_cannot_be_trained_is_refused_before_the_first_step(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"teacher.checkpoint is empty.*give a checkpoint"):
+        next(fit(tiny(root, {"method.preset": "yu_relative"})))
+    with pytest.raises(ConfigError, match=r"student.checkpoint=teacher, but this method has no pretrained teacher"):
+        next(fit(tiny(root, {"student.checkpoint": "teacher"})))
+    with pytest.raises(DataError, match="no test part"):
+        make_folder(tmp_path / "images", classes=6, size=32)
+        rows = [f"images/{file.parent.name}/{file.name},{file.parent.name},train" for file in sorted(tmp_path.rglob("*.png"))]
+        (tmp_path / "manifest.csv").write_text("\n".join(["path,class,split", *rows]))
+        manifest = {"data.name": "manifest", "data.root": str(tmp_path / "manifest.csv"), "evaluation.test": True}
+        next(fit(override(tiny(root), manifest)))
+
+
+def test_model_costs_are_counted(root: Path) -> None:
+    epoch = next(fit(tiny(root, {"optim.epochs": 0})))
+    costs = epoch.training.model_costs
+    # ResNet-18 has 11.18 M parameters before its classifier; the embedding adds 512 x 16 + 16.
+    assert costs["model/parameters"] == 11_176_512 + 512 * 16 + 16
+    assert costs["model/dim"] == 16
+    # 1.814 G multiply-adds at 224 px scale with the area to 32 px.
+    assert costs["model/gflops"] == pytest.approx(1.814 * (32 / 224) ** 2, rel=0.02)
+
+
+def test_every_key_of_the_tiny_configuration_is_known() -> None:
+    assert set(TINY) <= set(flatten(Config()))
