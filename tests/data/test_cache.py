@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmkd.data.cache import PictureCache, open_picture
+from dmkd.data import cache as cache_module
+from dmkd.data.cache import PictureCache, open_picture, shared_cache
 from dmkd.errors import DataError
 from tests.pictures import sign_picture
 
@@ -136,3 +137,13 @@ def test_cache_reads_a_changed_file_again_and_a_limit_of_nothing_keeps_nothing(t
     assert len(none) == 0
     sign_picture(2, 40).save(file)
     assert cache.open(str(file)).size == (40, 40)
+
+
+def test_the_process_shares_one_cache_of_the_size_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "_caches", {})
+    monkeypatch.setenv("DMKD_PICTURE_CACHE_MB", "lots")
+    with pytest.raises(DataError, match="found 'lots', wanted a whole number of megabytes"):
+        shared_cache()
+    monkeypatch.setenv("DMKD_PICTURE_CACHE_MB", "3")
+    assert shared_cache().limit == 3 * 2**20
+    assert shared_cache() is shared_cache()

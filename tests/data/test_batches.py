@@ -1,0 +1,184 @@
+"""Batches of real pictures: what a row is, the coupling of both sizes, and that processes change nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import avg_pool2d
+from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
+
+from dmkd.data import Data, batches
+from dmkd.data.batches import Batch, Batches, iterations_per_epoch, training_batches
+from dmkd.data.datasets import Pictures, load_dataset
+from dmkd.data.rows import MIXUP, VIEW
+from dmkd.data.views import Views, apply_view, draw_partner, draw_view, generator
+from dmkd.errors import DataError
+from tests.pictures import make_folder
+
+CLASSES = Batches(size=6)
+ONE_VIEW = Views()
+
+
+@pytest.fixture(scope="module")
+def signs(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+    return load_dataset(Data(root=str(make_folder(tmp_path_factory.mktemp("signs"), classes=9, size=64, wide=8))))
+
+
+def epoch(part: Pictures, views: Views = ONE_VIEW, composition: Batches = CLASSES, **options: Any) -> list[Batch]:
+    given = {"student_resolution": 24, "teacher_resolution": 48, "epoch": 0, "seed": 0, **options}
+    return list(training_batches(part, views, composition, **given))
+
+
+def opened(part: Pictures, position: int) -> Image.Image:
+    return Image.open(part.file(position)).convert("RGB")
+
+
+def equal(first: Batch, second: Batch) -> bool:
+    pairs = [(getattr(first, name), getattr(second, name)) for name in vars(first)]
+    return all(one is other is None or torch.equal(one, other) for one, other in pairs)
+
+
+def test_shapes_types_and_length(signs: Pictures) -> None:
+    made = epoch(signs, Views(per_image=3))
+    assert len(made) == iterations_per_epoch(signs, CLASSES) == 3
+    for batch in made:
+        assert batch.student.shape == (18, 3, 24, 24)
+        assert batch.teacher is not None
+        assert batch.teacher.shape == (18, 3, 48, 48)
+        assert batch.student.dtype == torch.float32
+        assert 0 <= batch.student.min() < batch.student.max() <= 1
+        assert batch.view.tolist() == [0, 1, 2] * 6
+        assert batch.index.reshape(6, 3).unique(dim=1).shape == (6, 1)
+        assert batch.labels.tolist() == signs.labels[batch.index].tolist()
+        assert (batch.role == 0).all()
+        assert batch.tuples is None
+        assert {batch.labels.dtype, batch.index.dtype, batch.view.dtype, batch.role.dtype} == {torch.int64}
+
+
+def test_every_row_is_its_picture_under_its_own_draw(signs: Pictures) -> None:
+    views = Views(per_image=2, augmentation="crop_flip_jitter")
+    for number, batch in enumerate(epoch(signs, views, epoch=4, seed=7)):
+        for row in range(12):
+            place = number * 6 + row // 2
+            drawn = draw_view(views, generator(7, 4, VIEW, place, row % 2))
+            assert drawn is not None
+            expected = apply_view(opened(signs, int(batch.index[row])), drawn, 24)
+            np.testing.assert_array_equal(
+                batch.student[row].numpy(), expected.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+            )
+
+
+def test_both_sizes_show_one_crop_unless_uncoupled(signs: Pictures) -> None:
+    def apart(coupled: bool) -> float:
+        made = epoch(signs, Views(per_image=2, coupled=coupled), teacher_resolution=96)
+        pairs = [(batch.student, avg_pool2d(batch.teacher, 4)) for batch in made if batch.teacher is not None]
+        return float(torch.stack([(student - teacher).abs().mean() for student, teacher in pairs]).mean())
+
+    assert apart(True) < 0.02
+    assert apart(False) > 0.1
+
+
+def test_one_size_is_one_tensor_and_no_teacher_is_none(signs: Pictures) -> None:
+    assert all(batch.teacher is batch.student for batch in epoch(signs, teacher_resolution=24))
+    assert all(batch.teacher is not batch.student for batch in epoch(signs, Views(coupled=False), teacher_resolution=24))
+    assert all(batch.teacher is None for batch in epoch(signs, teacher_resolution=None))
+    assert all(batch.teacher is None for batch in epoch(signs, Views(teacher=False)))
+
+
+def test_views_epochs_and_seeds_differ(signs: Pictures) -> None:
+    first = epoch(signs, Views(per_image=2))[0]
+    assert not torch.equal(first.student[0], first.student[1])
+    for change in ({"epoch": 1}, {"seed": 1}):
+        assert not equal(first, epoch(signs, Views(per_image=2), **change)[0])
+    assert equal(first, epoch(signs, Views(per_image=2))[0])
+
+
+@pytest.mark.parametrize("views", [Views(), Views(per_image=2, mixup=0.2, augmentation="crop_flip_jitter", coupled=False)])
+def test_processes_change_no_bit_and_leave_the_global_generators_alone(signs: Pictures, views: Views) -> None:
+    torch.manual_seed(3)
+    state, theirs = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    here, there = epoch(signs, views), epoch(signs, views, workers=2)
+    assert len(here) == len(there)
+    assert all(equal(one, other) for one, other in zip(here, there, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.random.get_state()[1].tolist() == theirs  # noqa: NPY002
+
+
+def test_mixup_is_a_weighted_sum_with_one_partner_at_both_sizes(signs: Pictures) -> None:
+    views = Views(mixup=0.4, per_image=2)
+    batch = epoch(signs, views)[0]
+    assert batch.teacher is not None
+    for row in range(12):
+        drawn = draw_view(views, generator(0, 0, VIEW, row // 2, row % 2))
+        partner, weight = draw_partner(views, len(signs), generator(0, 0, MIXUP, row // 2, row % 2))
+        assert drawn is not None
+        for images, size in ((batch.student, 24), (batch.teacher, 48)):
+            own, other = (apply_view(opened(signs, position), drawn, size) / 255 for position in (int(batch.index[row]), partner))
+            expected = weight * own + (1 - weight) * other
+            np.testing.assert_allclose(images[row].permute(1, 2, 0).numpy(), expected, atol=1e-6)
+    assert batch.labels.tolist() == signs.labels[batch.index].tolist()
+
+
+def test_no_augmentation_is_the_test_transform(signs: Pictures) -> None:
+    batch = epoch(signs, Views(augmentation="none"), crop_ratio=0.8)[0]
+    ordered = torch.cat(list(batches.test_batches(signs, 24, crop_ratio=0.8, batch_size=7)))
+    assert torch.equal(batch.student, ordered[batch.index])
+
+
+def test_test_batches_are_torchvisions_transform_in_order(signs: Pictures) -> None:
+    theirs = Compose([Resize(round(32 / 0.875)), CenterCrop(32), ToTensor()])
+    expected = torch.stack([theirs(opened(signs, position)) for position in range(len(signs))])
+    made = list(batches.test_batches(signs, 32, crop_ratio=0.875, batch_size=7))
+    assert [len(images) for images in made] == [7, 7, 4]
+    assert torch.equal(torch.cat(made), expected)
+    chosen = torch.tensor([5, 2, 2, 17])
+    some = list(batches.test_batches(signs, 32, crop_ratio=0.875, batch_size=3, workers=2, positions=chosen))
+    assert torch.equal(torch.cat(some), expected[chosen])
+
+
+def test_tuples(signs: Pictures) -> None:
+    rows = torch.tensor([[0, 1, 4, 6], [2, 3, 8, 10], [4, 5, 0, 2], [6, 7, 1, 3], [8, 9, 2, 4]])
+    made = epoch(signs, Views(per_image=2), Batches(kind="tuples", size=2, columns=3, drop_last=False), tuples=rows)
+    assert [batch.student.shape[0] for batch in made] == [12, 12, 6]
+    assert sorted(torch.cat([batch.tuples for batch in made if batch.tuples is not None])[:, 0].tolist()) == [0, 2, 4, 6, 8]
+    for batch in made:
+        assert batch.tuples is not None
+        assert batch.index.tolist() == batch.tuples[:, :3].repeat_interleave(2, dim=1).flatten().tolist()
+        assert batch.role.tolist() == [0, 0, 1, 1, 2, 2] * len(batch.tuples)
+        assert batch.view.tolist() == [0, 1] * 3 * len(batch.tuples)
+
+
+def test_tuples_of_anchors_alone_and_of_all_columns(signs: Pictures) -> None:
+    rows = torch.tensor([[0, 1, 4], [2, 3, 8]])
+    for columns, drawn in ((1, 1), (0, 3)):
+        batch = epoch(signs, Views(), Batches(kind="tuples", size=2, columns=columns), tuples=rows)[0]
+        assert len(batch.index) == 2 * drawn
+    for wrong in (None, rows[0], rows[:, :1]):
+        with pytest.raises(DataError, match="tuple batches: found tuples of shape"):
+            epoch(signs, Views(), Batches(kind="tuples", size=2, columns=2), tuples=wrong)
+
+
+def test_labels_can_be_replaced_and_withheld(signs: Pictures) -> None:
+    noisy = torch.tensor([1, 1, 0, 0, *signs.labels[4:].tolist()])
+    batch = torch.cat([made.labels - noisy[made.index] for made in epoch(signs, labels=noisy)])
+    assert (batch == 0).all()
+    plain = epoch(signs, composition=Batches(kind="plain", size=18), labels=torch.full((18,), -1))[0]
+    assert (plain.labels == -1).all()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_picture_stops_with_one_line_that_names_it(tmp_path: Path, workers: int) -> None:
+    root = make_folder(tmp_path, classes=3, size=32)
+    file = root / "class_001" / "1-twemoji.png"
+    file.write_bytes(file.read_bytes()[:300])
+    part = load_dataset(Data(root=str(root)))
+    with pytest.raises(DataError, match="1-twemoji") as caught:
+        epoch(part, composition=Batches(kind="plain", size=3), workers=workers)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="1-twemoji"):
+        list(batches.test_batches(part, 24, crop_ratio=0.875, batch_size=2, workers=workers))
