@@ -1,0 +1,122 @@
+"""Ray: join the running cluster or start a local one, and run trials on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from dmkd.errors import SweepError
+from sweeps.plan import Job
+from sweeps.progress import Progress
+from sweeps.trial import DONE, Shared, Trial, read_done
+
+QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Epochs without a validation and failed trials report no objective, on purpose.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+"""Environment of the driver, where the user has not set it."""
+
+
+ROOT = Path(__file__).resolve().parent.parent
+"""Holds the packages dmkd, sweeps and tracking."""
+
+MOST = 1_000_000
+"""Trials where the searcher alone decides when to end."""
+
+MAX_FAILURES = 2
+"""How often a trial whose worker process died is started again, from its last saved epoch."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial takes."""
+
+    cpus: int
+    gpus: float
+    at_once: int
+
+
+def connect() -> None:
+    """Join the cluster of $RAY_ADDRESS, of the surrounding job or of this machine, or start a local one (no dashboard)."""
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    for name in ("ray.tune", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not ray.is_initialized():
+        where = os.environ.get("RAY_ADDRESS", "")
+        print(f"dmkd: {'joining Ray at ' + where if where else 'starting Ray (10 to 20 s)'}", file=sys.stderr, flush=True)
+        if not where:  # workers of a local Ray import what this process imports, installed or not
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=None if where else False)
+
+
+def find_resources(gpus: float | None, workers: int, at_once: int | None) -> Resources:
+    """CPUs and GPUs of a trial on this cluster. Raises `SweepError` where no node can hold one."""
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus_here, gpus_here = int(total.get("CPU", 1)), total.get("GPU", 0.0)
+    share = gpus if gpus is not None else float(gpus_here > 0)
+    if share > 0 and gpus_here == 0:
+        raise SweepError(f"--gpus-per-trial {share:g}: this Ray cluster has no GPU: leave it out to train on CPUs")
+    slots = int(gpus_here / share) if share else 0
+    cpus = max(1, cpus_here // slots) if slots else min(1 + workers, cpus_here)
+    fit = slots or max(1, cpus_here // cpus)
+    return Resources(cpus, share, min(at_once or fit, fit))
+
+
+def run_tuner(stage: str, shared: Shared, resources: Resources, total: float, **tuning: Any) -> set[str]:
+    """Run trials until the searcher, or the list `runs`, is done; the keys of those that died. `tuning`: see `TuneConfig`."""
+    runs = tuning.pop("runs", None)
+    trainable = tune.with_parameters(Trial, shared=shared)
+    folder, progress = shared.folder.parent / "ray", Progress(stage, total, shared.objective)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
+        param_space={"run": tune.grid_search(runs)} if runs is not None else {},
+        tune_config=tune.TuneConfig(
+            num_samples=int(min(total, MOST)) if runs is None else 1,
+            max_concurrent_trials=resources.at_once,
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+            reuse_actors=True,
+            **tuning,
+        ),
+        run_config=tune.RunConfig(
+            name=f"{stage}-{time.strftime('%Y%m%d-%H%M%S')}",
+            storage_path=str(folder),
+            verbose=0,
+            callbacks=[progress],
+            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
+        ),
+    )
+    tuner.fit()
+    # What Tune writes about its own trials is of no use after it has ended: the study and our folders are the truth.
+    shutil.rmtree(folder, ignore_errors=True)
+    return progress.died
+
+
+def run_jobs(stage: str, jobs: Sequence[Job], shared: Shared, resources: Resources, *, rerun_failed: bool) -> dict[str, Any]:
+    """Run what is not yet done of a fixed list; how each ended, by key. A job without an entry was interrupted."""
+    for job in jobs if rerun_failed else ():
+        if (read_done(shared.folder / job.key) or {}).get("status") == "failed":
+            (shared.folder / job.key / DONE).unlink()
+    waiting = [job for job in jobs if read_done(shared.folder / job.key) is None]
+    runs = [{"key": job.key, "values": job.values, "tags": dict(job.tags)} for job in waiting]
+    died = run_tuner(stage, shared, resources, len(runs), runs=runs) if runs else set()
+    lost = {"status": "failed", "reason": f"its worker process died {MAX_FAILURES + 1} times", "metrics": {}}
+    ended = {job.key: read_done(shared.folder / job.key) or (lost if job.key in died else None) for job in jobs}
+    return {key: done for key, done in ended.items() if done is not None}

@@ -1,0 +1,111 @@
+"""The command line that every sweep script takes."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from dmkd.errors import SweepError
+from dmkd.space import nearest
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was typed; `None` (or an empty value) leaves the choice to the script or to the sweep."""
+
+    trials: int | None = None
+    epochs: int | None = None
+    seeds: int | None = None
+    set: tuple[str, ...] = ()
+    sampler: str | None = None
+    early_stopping: str = "auto"
+    objective: str = ""
+    max_gflops: float | None = None
+    hours: float | None = None
+    gpus_per_trial: float | None = None
+    max_concurrent: int | None = None
+    data_root: str = ""
+    tracking_uri: str = ""
+    storage: str = ""
+    name: str = ""
+    resume: bool = False
+    rerun_failed: bool = False
+    extend: int = 0
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        for key, least in (("trials", 1), ("epochs", 1), ("seeds", 1), ("max_concurrent", 1), ("extend", 0)):
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise SweepError(f"--{key.replace('_', '-')}: found {value}, wanted {least} or more")
+        for key in ("max_gflops", "hours"):
+            value = getattr(self, key)
+            if value is not None and not 0 < value < float("inf"):
+                raise SweepError(f"--{key.replace('_', '-')}: found {value}, wanted a finite number above 0")
+        if self.gpus_per_trial is not None and not 0 <= self.gpus_per_trial <= 1:
+            raise SweepError(
+                f"--gpus-per-trial: found {self.gpus_per_trial}, wanted 0 to 1 (a trial trains on one GPU or a share of it)"
+            )
+        if self.objective and not self.objective.startswith(("val/", "val_asymmetric/")):
+            raise SweepError(f"--objective {self.objective!r}: {_objective_reason(self.objective)}")
+
+
+def _objective_reason(objective: str) -> str:
+    if objective.startswith("test"):
+        return (
+            "a search that looks at test classes makes their score worthless; choose by val/..., the final stage reports test/..."
+        )
+    return "wanted a validation metric, as in val/recall_at_1 or val_asymmetric/recall_at_1"
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SweepError(f"{message}; --help lists every option")
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The parser of a sweep script; `description` is the script's docstring."""
+    made = _Parser(prog=name, description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = made.add_argument
+    add("--trials", type=int, metavar="N", help="trials of the search, the paper's setting (trial 0) included")
+    add("--epochs", type=int, metavar="N", help="planned epochs of every trial")
+    add("--seeds", type=int, metavar="N", help="seeds of each row of the final stage")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="override the base configuration, as in optim.lr=1e-4")
+    add("--sampler", metavar="NAME", help="tpe (default), random, gp, cmaes, grid, qmc")
+    add(
+        "--early-stopping",
+        choices=("auto", "asha", "none"),
+        default="auto",
+        help="asha insists; auto leaves it off when it cannot be fair",
+    )
+    add("--objective", default="", metavar="val/METRIC", help="what the search maximises (default: recall_at_1)")
+    add("--max-gflops", type=float, metavar="X", help="propose no student whose query costs more (a multiply-add counts one)")
+    add("--hours", type=float, metavar="H", help="end the search in time to leave room for the final stage")
+    add("--gpus-per-trial", type=float, metavar="G", help="GPUs of a trial, 0 to 1 (default: 1 where the cluster has any)")
+    add("--max-concurrent", type=int, metavar="N", help="trials at once (default: as many as fit)")
+    add("--data-root", default="", metavar="DIR", help="the data set's folder (default: $DMKD_DATA/<name>)")
+    add("--tracking-uri", default="", metavar="URI", help="MLflow (default: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here)")
+    add("--storage", default="", metavar="DIR", help="checkpoints and the study (default: ./dmkd-output)")
+    add("--name", default="", help=f"name of the sweep (default: {name})")
+    add("--resume", action="store_true", help="go on with a sweep of this name that was interrupted")
+    add("--rerun-failed", action="store_true", help="run the sweep's failed trials once more")
+    add("--extend", type=int, default=0, metavar="N", help="N trials more in the same sweep")
+    add("--dry-run", action="store_true", help="print the plan and stop")
+    return made
+
+
+def parse(name: str, description: str, arguments: Sequence[str] | None = None) -> Options:
+    """Options from the command line. Raises `SweepError` for what is unknown, ill-typed or out of range."""
+    made = parser(name, description)
+    known, unknown = made.parse_known_args(sys.argv[1:] if arguments is None else arguments)
+    if unknown:
+        names = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Options)]
+        raise SweepError(f"unknown option {unknown[0]!r}: {nearest(unknown[0].split('=')[0], names)}")
+    values: dict[str, Any] = vars(known) | {"set": tuple(known.set)}
+    return Options(**values)

@@ -1,0 +1,109 @@
+"""Everything about a sweep that can be known, and refused, before a cluster starts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dmkd.errors import SweepError
+from dmkd.evaluation.protocol import protocol_fingerprint
+from sweeps.options import Options
+from sweeps.places import Places
+from sweeps.plan import (
+    Definition,
+    Facts,
+    bounded,
+    check_networks,
+    final_rows,
+    find_facts,
+    find_objective,
+    gflops_refusal,
+    grace_epochs,
+    inactive,
+)
+from sweeps.search import make_sampler
+from sweeps.space import Searched, Values
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked definition and what follows from it."""
+
+    definition: Definition
+    facts: Facts
+    searched: Searched
+    objective: str
+    sampler: str
+    grace: int | None
+    """First rung of early stopping, epochs; None: off."""
+    points: list[Values]
+    """Known points after trial 0, in the order in which they are tried."""
+    tags: dict[str, str]
+    """Tags of every run of the search."""
+    final_tags: dict[str, str]
+    """Tags of every run of the final stage, which has its own split."""
+    warnings: list[str]
+
+    @property
+    def most(self) -> float:
+        """More trials would say nothing new: the points of a grid, or trial 0 alone where nothing is searched."""
+        if self.sampler != "grid" and self.searched.space:
+            return math.inf
+        return 1 + len(self.points)
+
+    @property
+    def experiment(self) -> str:
+        """The MLflow experiment: data set and sweep."""
+        return f"{self.definition.base.data.name}/{self.definition.name}"
+
+    def summary(self, places: Places) -> list[str]:
+        """The plan in lines for a person."""
+        base, plan, parts = self.definition.base, self.facts.plan, self.facts.parts
+        rows = [row.label for row in final_rows(self.definition, {}, "yes" if self.definition.teacher else "")]
+        count = {
+            name: len(part.classes) for name, part in (("train", parts.train), ("val", parts.val), ("test", parts.test)) if part
+        }
+        stopping = f"after epoch {self.grace} at the earliest" if self.grace else "off"
+        over = ", ".join(self.searched.space) or "nothing: trial 0 alone"
+        return [
+            f"{self.definition.name}: {base.method.label} on {base.data.name}"
+            f" ({', '.join(f'{number} {name}' for name, number in count.items())} classes),"
+            f" {plan.epochs} epochs of {plan.iterations_per_epoch} steps",
+            f"  search: {min(self.definition.trials, self.most)} trials by {self.sampler} for {self.objective},"
+            f" over {over}; early stopping {stopping}",
+            f"  final: {', '.join(rows)} and the best {self.definition.finalists} by validation,"
+            f" {self.definition.seeds} seeds each, once on test",
+            f"  results: {places.folder}; runs: {places.tracking_uri}, experiment {self.experiment}",
+            *(f"  note: {warning}" for warning in self.warnings if warning),
+        ]
+
+
+def prepare(definition: Definition, options: Options) -> Prepared:
+    """Check the data, the space, the networks and the options against each other.
+
+    Raises `DataError`, `WeightsError`, `ConfigError` or `SweepError`, each one line with what to do.
+    """
+    base = definition.base
+    if base.evaluation.test:
+        raise SweepError("evaluation.test=true in a search: test classes are looked at once, by the final stage; leave it out")
+    sampler = options.sampler or definition.sampler
+    make_sampler(sampler, base.seed)
+    searched = bounded(Searched(base, definition.space), options.max_gflops)
+    points = [*definition.points, *(searched.grid(base.seed) if sampler == "grid" else ())]
+    for point in points:
+        searched.check(point)
+    facts = find_facts(base)
+    grace, warning = grace_epochs(base, facts.plan, options.early_stopping)
+    check_networks(definition)
+    paper = gflops_refusal(searched, {}, options.max_gflops)
+    warnings = [warning, inactive(base, facts.plan), f"trial 0 stays, as a reference, though {paper}" if paper else ""]
+    tags = {
+        "dmkd.sweep": definition.name,
+        "dmkd.data_fingerprint": facts.fingerprint,
+        "dmkd.protocol": protocol_fingerprint(facts.parts.fingerprint, base.data.protocol),
+    }
+    final_tags = tags | {"dmkd.protocol": protocol_fingerprint(facts.final.fingerprint, base.data.protocol)}
+    known = [point for place, point in enumerate(points) if point != searched.base_values() and point not in points[:place]]
+    return Prepared(
+        definition, facts, searched, find_objective(base, options.objective), sampler, grace, known, tags, final_tags, warnings
+    )

@@ -1,0 +1,77 @@
+"""What a sweep was begun with, kept beside its study: the same name may go on, but only as the same sweep."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmkd.errors import SweepError
+from dmkd.space import flatten
+from sweeps.options import Options
+from sweeps.plan import Definition
+
+
+@dataclass
+class Record:
+    """`<storage>/<sweep>/sweep.json`."""
+
+    path: Path
+    id: str
+    """Unlike the name it is new for every sweep, so that runs of a deleted sweep are never continued."""
+    settings: dict[str, str]
+    trials: int
+    finished: bool = False
+
+    def save(self) -> None:
+        """Write the file, whole or not at all."""
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(dataclasses.asdict(self) | {"path": ""}, indent=2), encoding="utf-8")
+        partial.replace(self.path)
+
+
+def open_record(folder: Path, definition: Definition, objective: str, options: Options) -> Record:
+    """The sweep's record, made or taken up.
+
+    Raises `SweepError` where the folder holds another sweep (with the difference), an unfinished one without `--resume`, or one
+    that was planned with fewer trials.
+    """
+    path, settings = folder / "sweep.json", _settings(definition, objective)
+    if not path.exists():
+        record = Record(path, f"{definition.name}-{uuid.uuid4().hex[:6]}", settings, definition.trials + options.extend)
+        record.save()
+        return record
+    record = Record(**json.loads(path.read_text(encoding="utf-8")) | {"path": path})
+    _same(record, settings, definition.name)
+    going_on = options.resume or options.rerun_failed or options.extend
+    if not record.finished and not going_on:
+        raise SweepError(
+            f"sweep {definition.name!r} was begun and is not finished: --resume goes on with it, --name starts another"
+        )
+    if options.trials and options.trials != record.trials:
+        raise SweepError(
+            f"sweep {definition.name!r} has {record.trials} trials, --trials asks for {options.trials}: use --extend N for N more"
+        )
+    if options.extend or options.rerun_failed:
+        record.trials, record.finished = record.trials + options.extend, False
+        record.save()
+    return record
+
+
+def _settings(definition: Definition, objective: str) -> dict[str, str]:
+    flat: dict[str, Any] = flatten(definition.base) | {"objective": objective}
+    flat |= {f"search space of {key}": entry for key, entry in definition.space.items()}
+    if definition.teacher is not None:
+        flat |= {f"teacher run's {key}": value for key, value in flatten(definition.teacher).items()}
+    return {key: str(value) for key, value in flat.items()}
+
+
+def _same(record: Record, settings: dict[str, str], name: str) -> None:
+    keys = [key for key in record.settings | settings if record.settings.get(key) != settings.get(key)]
+    keys = [key for key in keys if not key.endswith(("data.root", "data.workers"))]
+    if keys:
+        was = "; ".join(f"{key}: {record.settings.get(key, 'nothing')} -> {settings.get(key, 'nothing')}" for key in keys[:5])
+        raise SweepError(f"sweep {name!r} was begun with another configuration ({was}): choose another --name")
