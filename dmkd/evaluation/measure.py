@@ -48,7 +48,7 @@ class Measure:
         return embed(side.network, batches, self.device)
 
     def compare(self, queries: Tensor, gallery: Tensor) -> tuple[dict[str, float], Outcomes]:
-        """Every picture is a query against all others: its own copy is excluded by identity, its group too if the protocol is strict.
+        """Every picture is a query against all others; its own copy is junk, and under the strict protocol its group too.
 
         `queries` and `gallery` [N, D] are embeddings of the same pictures (by different networks when asymmetric).
         """

@@ -8,6 +8,7 @@ import naive_retrieval as naive
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from dmkd.evaluation import ranks, search
 
@@ -90,16 +91,39 @@ def test_both_ways_are_taken_by_size():
     assert ranks.ranks_in_row(row, many).tolist() == [1000 - p for p in many[::-1]]
 
 
+def test_positions_of_a_key_ascend():
+    rng = np.random.default_rng(3)
+    query_keys, gallery_keys = rng.integers(0, 7, 30), rng.integers(0, 6, 3000)
+    matches = search._Matches(query_keys, gallery_keys)
+    for query, key in enumerate(query_keys):
+        np.testing.assert_array_equal(matches[query], np.flatnonzero(gallery_keys == key))
+
+
+class Spy(TorchFunctionMode):
+    """Notes the allowed precision at each matrix product."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if "matmul" in getattr(function, "__name__", "") and "precision" not in function.__name__:
+            self.seen.append(torch.get_float32_matmul_precision())
+        return function(*args, **(kwargs or {}))
+
+
 def test_other_devices_multiply_in_full_precision_whatever_training_allowed():
     x, _ = data()
     wanted = x.astype(np.float64) @ x.astype(np.float64).T
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            block = search._device_product(x, torch.device("cpu"))(x)
+        multiply = search._device_product(x, torch.device("cpu"))
+        with torch.autocast("cpu", dtype=torch.bfloat16), Spy() as spy:
+            block = multiply(x)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
+    assert spy.seen == ["highest"]
     assert block.dtype == np.float32
     np.testing.assert_allclose(block, wanted, atol=1e-4)
