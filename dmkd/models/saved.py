@@ -53,7 +53,7 @@ def save_model(
         "checksums": {name: sha256(content) for name, content in contents.items()},
         "extra": dict(extra or {}),
     }
-    info = json.loads(_json(info))
+    info = json.loads(_json(info, indent=2))
     info["sha256"] = _own_checksum(info)
     write_folder(Path(folder), contents | {CARD: _json(info, indent=2)})
     return info
@@ -136,7 +136,7 @@ def _verified(folder: Path, info: dict[str, Any]) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{folder / CARD}: lists files {', '.join(map(repr, listed))}, wanted {WEIGHTS!r} and plain names only"
         )
-    contents = {name: read_file(folder, name, checksum) for name, checksum in listed.items()}
+    contents = {name: read_file(folder, name, str(checksum)) for name, checksum in listed.items()}
     try:
         return safetensors.load(contents[WEIGHTS])
     except SafetensorError as error:
@@ -150,7 +150,7 @@ def _bytes(name: str, content: str | bytes) -> bytes:
 
 
 def _plain_name(name: str) -> bool:
-    return Path(name).name == name and name != ".." and "\\" not in name
+    return bool(name) and Path(name).name == name and name != ".." and "\\" not in name
 
 
 def _own_checksum(info: Mapping[str, Any]) -> str:

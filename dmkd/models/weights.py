@@ -7,6 +7,7 @@ import pickle
 import socket
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle protocol that torch does not write: it loads or it is refused below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise WeightsError(
             f"weights {str(path)!r}: holds more than tensors, and is not opened for safety: save its state_dict alone"
@@ -131,7 +134,8 @@ def _from_timm(backbone: TimmBackbone) -> Mapping[str, Tensor]:
         raise WeightsError(f"timm publishes no weights for {backbone.name!r}: give the path of a file, or weights: none")
     import huggingface_hub
 
-    names = ("model.safetensors", "pytorch_model.bin") if hub else ()
+    own = published.get("hf_hub_filename")
+    names = ((own,) if own else ("model.safetensors", "pytorch_model.bin")) if hub else ()
     cached = [file for file in (huggingface_hub.try_to_load_from_cache(hub, name) for name in names) if isinstance(file, str)]
     url = huggingface_hub.constants.ENDPOINT if hub else published["url"]
     with _download(backbone.name, url, map(Path, cached)):
