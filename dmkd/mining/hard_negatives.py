@@ -9,7 +9,7 @@ from dmkd.errors import DataError
 from dmkd.mining.pairs import check_batch, full_precision
 
 _ENTRIES_AT_ONCE = 1 << 22
-"""Similarities held at a time: 16 MiB of float32, and twice that for each array of positions."""
+"""Similarities held at a time: 16 MiB of float32."""
 
 
 @torch.no_grad()
@@ -18,46 +18,42 @@ def hard_negatives(
 ) -> Tensor:
     """Positions [Q, count] in the pool: each anchor's top-ranked images, at most one of a class and none of its own class.
 
-    Ranked by dot product, best first; of equal ones the first in the pool. Pool images with label -1 are never taken.
+    Ranked by dot product, best first. Pool images with label -1 are never taken.
 
     Args:
         anchors: [Q, D] embeddings by the current student.
         pool: [P, D] embeddings by the student (symmetric) or stored ones of the teacher (asymmetric), on the same device.
         anchor_labels: [Q].
         pool_labels: [P].
-        count: negatives per anchor.
+        count: negatives per anchor, at least 1.
         random: rank at random (torch's global generator) under the same rule of classes.
 
     Raises:
         DataError: an anchor has fewer than `count` other classes in the pool.
     """
     check_batch(anchors, anchor_labels, pool, pool_labels)
-    known, pool = pool_labels >= 0, full_precision(pool.detach())
-    classes, numbers = torch.unique(torch.cat((anchor_labels, pool_labels)), return_inverse=True)
-    own, of_pool = numbers[: len(anchors)], numbers[len(anchors) :]
-    _check_classes(own, of_pool[known], count)
+    _check_classes(anchor_labels, pool_labels, count)
+    anchors, pool = full_precision(anchors.detach()), full_precision(pool.detach())
     rows = max(1, _ENTRIES_AT_ONCE // max(1, len(pool)))
-    mined = [anchors.new_zeros((0, count), dtype=torch.int64)]
-    for some, mine in zip(torch.split(full_precision(anchors.detach()), rows), torch.split(own, rows), strict=True):
+    mined = [pool_labels.new_zeros((0, count), dtype=torch.int64)]
+    for some, own in zip(torch.split(anchors, rows), torch.split(anchor_labels, rows), strict=True):
         scores = torch.rand(len(some), len(pool), device=pool.device) if random else some @ pool.T
-        best, position = _best_of_each_class(scores.masked_fill(~known, -torch.inf), of_pool, len(classes))
-        best.scatter_(1, mine[:, None], -torch.inf)
-        mined.append(position.gather(1, best.topk(count, dim=1).indices))
+        mined.append(_walk(scores.masked_fill_(pool_labels < 0, -torch.inf), pool_labels, own, count))
     return torch.cat(mined)
 
 
-def _best_of_each_class(scores: Tensor, classes: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """Of scores [q, P], the largest in each class [q, number] and its first position: keeping one image a class needs no more."""
-    index = classes.expand_as(scores)
-    best = scores.new_full((len(scores), number), -torch.inf).scatter_reduce_(1, index, scores, "amax")
-    places = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
-    first = torch.where(scores == best.gather(1, index), places, scores.shape[1])
-    position = places.new_full((len(scores), number), scores.shape[1]).scatter_reduce_(1, index, first, "amin")
-    return best, position
+def _walk(scores: Tensor, classes: Tensor, own: Tensor, count: int) -> Tensor:
+    """Best columns [q, count] of `scores` [q, P], overwritten: a class is struck out once taken, `own` at the start."""
+    taken: list[Tensor] = []
+    for _ in range(count):
+        scores.masked_fill_(classes == own[:, None], -torch.inf)
+        taken.append(scores.argmax(dim=1))
+        own = classes[taken[-1]]
+    return torch.stack(taken, dim=1)
 
 
 def _check_classes(own: Tensor, of_pool: Tensor, count: int) -> None:
-    present = torch.unique(of_pool)
+    present = torch.unique(of_pool[of_pool >= 0])
     others = len(present) - int(torch.isin(own, present).any()) if len(own) else count
     if others < count:
         raise DataError(

@@ -58,10 +58,14 @@ def check_batch(x: Tensor, labels: Tensor, ref_x: Tensor | None = None, ref_labe
 
 @torch.no_grad()
 def distances(x: Tensor, ref_x: Tensor | None = None) -> Tensor:
-    """Euclidean distances [B, R] without gradient, from differences: exactly 0 between equal rows."""
-    x = full_precision(x.detach())
-    other = x if ref_x is None else full_precision(ref_x.detach())
-    return torch.cdist(x, other, compute_mode="donot_use_mm_for_euclid_dist")
+    """Euclidean distances [B, R] without gradient, float32 or float64 as `x`.
+
+    By the dot product in float64: as accurate as differences in float32 (1e-8 between equal rows), and many times faster.
+    """
+    rows = x.detach().double()
+    others = rows if ref_x is None else ref_x.detach().double()
+    squares = rows.square().sum(dim=1)[:, None] + others.square().sum(dim=1)[None] - 2 * rows @ others.T
+    return squares.clamp_min_(0).sqrt_().to(full_precision(x).dtype)
 
 
 def draw(weights: Tensor) -> Tensor:
@@ -71,6 +75,8 @@ def draw(weights: Tensor) -> Tensor:
     draws exactly as torch.multinomial does, without its wait for the device.
     """
     weights = weights.float() if weights.dtype == torch.bool else weights
+    if weights.shape[1] == 0:
+        return torch.zeros(len(weights), dtype=torch.int64, device=weights.device)
     clocks = torch.empty_like(weights).exponential_().clamp_min_(torch.finfo(weights.dtype).tiny)
     return (weights / clocks).argmax(dim=1)
 

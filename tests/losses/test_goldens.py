@@ -133,9 +133,8 @@ def test_tuple_triplet(name: str) -> None:
 def test_tuple_multi_similarity(name: str) -> None:
     golden, numbers = load(name), constants(name)
     columns, anchor, others, positive = tuples_of(golden)
-    if (
-        "paper" in name
-    ):  # the text's similarity is the cosine, ours the dot product: the two differ by the normalisation's gradient
+    # The text's similarity is the cosine, ours the dot product: they differ by the gradient of the normalisation.
+    if "paper" in name:
         anchor, others = (torch.nn.functional.normalize(rows, dim=-1) for rows in (anchor, others))
     keys = ("alpha", "beta", "m") if "paper" in name else ("scale_pos", "scale_neg", "thresh")
     alpha, beta, base = (numbers[key] for key in keys)
