@@ -118,7 +118,7 @@ def _folders(root: Path) -> Listing:
 
 INFO = DatasetInfo(
     name="cars196",
-    description="Cars-196 (Stanford Cars): 196 car models, the first 98 train, the last 98 test",
+    summary="Cars-196 (Stanford Cars): 196 car models, the first 98 train, the last 98 test",
     layout=LAYOUT,
     source="https://ai.stanford.edu/~jkrause/cars/car_dataset.html (often offline; torchvision's StanfordCars layout is read)",
     licence="ImageNet terms: non-commercial research and education",

@@ -55,4 +55,4 @@ def load_dataset(data: Data) -> Pictures:
 
 
 def _wanted(info: DatasetInfo) -> str:
-    return f"{info.layout} (get it: {info.source})" if info.source else info.layout
+    return f"{info.layout} (from: {info.source})"

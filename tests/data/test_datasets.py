@@ -22,8 +22,7 @@ def test_the_table_is_whole() -> None:
     assert set(DATASETS) == {"folder", "manifest", "cars196", "signs"}
     for name, info in DATASETS.items():
         assert info.name == name
-        assert all(text and "\n" not in text for text in (info.description, info.layout, info.licence))
-        assert bool(info.source) == (name not in ("folder", "manifest"))
+        assert all(text and "\n" not in text for text in (info.summary, info.layout, info.source, info.licence))
     assert "CC-BY-SA-4.0" in DATASETS["signs"].licence
     assert "CC-BY-4.0" in DATASETS["signs"].licence
 
