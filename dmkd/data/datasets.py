@@ -38,7 +38,7 @@ def dataset_root(data: Data) -> Path:
     if info.default_root is not None:
         return info.default_root()
     looked = f"no {place} ($DMKD_DATA/{data.name})" if shared else "$DMKD_DATA is not set"
-    raise DataError(f"{data.name}: data.root is empty and {looked}; give --data-root (data.root): {_wanted(info)}")
+    raise DataError(f"{data.name}: data.root is empty and {looked}; give its folder (--data-root, data.root): {_wanted(info)}")
 
 
 def list_dataset(data: Data) -> Listing:
