@@ -206,8 +206,7 @@ def _pkt_probabilities(x: Tensor, tiny: float) -> Tensor:
 
 
 def _relative_distances(x: Tensor) -> Tensor:
-    own = torch.eye(len(x), dtype=torch.bool, device=x.device)
-    distances = _distances(x).clamp(min=1e-6).masked_fill(own, 0)
+    distances = _distances(x)
     mean = distances.sum() / max(1, len(x) * (len(x) - 1))
     return distances / mean.clamp(min=1e-6)
 

@@ -111,7 +111,7 @@ class S2SDObjective(Objective):
         return average + feature_map.amax((2, 3)) if self.method.pool_aggregation else average
 
     def _kernel(self, similarity: Tensor, teacher: Tensor) -> Tensor:
-        return self.method.diffusion.kl(similarity, dot(teacher.detach()), self.method.temperature, self.method.form)
+        return self.method.diffusion.kl(similarity, dot(teacher), self.method.temperature, self.method.form)
 
 
 PRESETS: dict[str, Method] = {

@@ -57,6 +57,15 @@ def test_obd_sd_needs_no_teacher_in_the_first_epoch_and_one_afterwards():
         objective(step_of(student, progress=0.1))
 
 
+def test_a_constant_weight_is_the_end_of_the_ramp():
+    torch.manual_seed(0)
+    student, teacher = (features(F.normalize(torch.randn(4, 6))) for _ in range(2))
+    shapes = Shapes(6, 1)
+    constant = ObdSd(dynamic=False).build(shapes, multi_similarity)(step_of(student, teacher, progress=0.0))
+    ramped = ObdSd().build(shapes, multi_similarity)(step_of(student, teacher, progress=1.0))
+    assert constant["distillation"].item() == ramped["distillation"].item() > 0
+
+
 def test_obd_sd_is_ready_after_half_the_plan_and_a_single_epoch_never_distils():
     assert [ObdSd().ready_after(Plan(epochs, 9)) for epochs in (150, 3, 1)] == [75, 2, 1]
     assert ObdSd().inactive_terms(Plan(1, 9)) == ("distillation",)

@@ -62,3 +62,13 @@ def test_hint_and_attention_sum_over_the_layers():
     )
     expected = 3 * sum((attention(a) - attention(b)).norm(dim=1).mean().item() for a, b in pairs)
     assert terms["attention"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_yu_weighs_both_teachers():
+    torch.manual_seed(0)
+    student, teacher = (F.normalize(torch.randn(4, 6)) for _ in range(2))
+    method = Yu(absolute=2.0, relative=0.5, form="paper")
+    terms = method.build(Shapes(6, 1, teacher=Shapes(6, 1)), multi_similarity)(step_of(features(student), features(teacher)))
+    assert terms["absolute"].item() == pytest.approx(2 * (student - teacher).norm(dim=1).mean().item(), rel=1e-4)
+    gaps = (torch.pdist(student) - torch.pdist(teacher)).abs()
+    assert terms["relative"].item() == pytest.approx(0.5 * gaps.mean().item(), rel=1e-4)
