@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -91,11 +92,15 @@ class EmbeddingNet(nn.Module):
         self.backbone.check_stages(stages)
         return self.head.dim, self.backbone.channels, {stage: self.backbone.stage_channels[stage] for stage in stages}
 
-    def clone(self) -> EmbeddingNet:
-        """An independent copy with the same weights and the same preprocessing, every parameter trainable."""
+    def clone(self, **changes: Any) -> EmbeddingNet:
+        """An independent copy in training mode, same weights and preprocessing, every parameter trainable.
+
+        `changes` are fields of `network` that leave the parameters as they are: `resolution`, `frozen_batchnorm`.
+        """
         twin = copy.deepcopy(self)
+        twin.network = dataclasses.replace(self.network, **changes)
         twin.requires_grad_(True)
-        return twin
+        return twin.train()
 
 
 def assemble(network: Network, preprocess: Preprocess | None = None) -> EmbeddingNet:

@@ -144,7 +144,9 @@ def test_unknown_stage_and_dim_override() -> None:
 def test_a_clone_is_independent_trainable_and_equal() -> None:
     net = assemble(small().network, Preprocess((0.5,) * 3, (0.25,) * 3))
     net.requires_grad_(False)
-    twin = net.clone()
+    twin = net.clone(frozen_batchnorm=False, resolution=96)
+    assert (twin.network.resolution, twin.network.backbone, twin.preprocess) == (96, "resnet18", net.preprocess)
+    assert twin.backbone.body.bn1.training
     assert torch.equal(twin.eval()(pictures()).embedding, net.eval()(pictures()).embedding)
     assert all(parameter.requires_grad for parameter in twin.parameters())
     with torch.no_grad():
