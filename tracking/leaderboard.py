@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tracking import statistics
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LEVEL = 0.95
 LOWER_IS_BETTER = ("loss", "seconds", "gflops", "parameters", "memory_mb", "spectral_decay")
+CHOSEN_BY = ("recall_at_1", "map", "mean_average_precision_at_r")
 UNRANKED_REFERENCES = ("untrained", "teacher")
 
 
@@ -52,10 +53,13 @@ def check_metrics(select_by: str, report: str) -> None:
         )
 
 
-def boards(runs: pl.DataFrame, metric: str = "recall_at_1") -> list[tuple[str, str]]:
-    """The pairs (`select_by`, `report`) that these runs have, one a role: [("val/recall_at_1", "test/recall_at_1"), ...]."""
-    pairs = [(f"val{kind}/{metric}", f"test{kind}/{metric}") for kind in ("", "_asymmetric")]
-    return [pair for pair in pairs if f"metrics.{pair[0]}" in runs.columns]
+def boards(runs: pl.DataFrame, metrics: Sequence[str] = CHOSEN_BY) -> list[tuple[str, str]]:
+    """The pairs (`select_by`, `report`) that these runs have, one a role, by the first of `metrics` that was logged."""
+    pairs = []
+    for kind in ("", "_asymmetric"):
+        logged = [metric for metric in metrics if f"metrics.val{kind}/{metric}" in runs.columns]
+        pairs += [(f"val{kind}/{metric}", f"test{kind}/{metric}") for metric in logged[:1]]
+    return pairs
 
 
 def leaderboard(

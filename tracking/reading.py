@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import sqlite3
 import urllib.error
@@ -69,9 +70,9 @@ def _frame(rows: list[_Row]) -> pl.DataFrame:
 
 def _finite(value: float, is_nan: object = False) -> float:
     """The value that was logged."""
-    if is_nan:
-        return float("nan")
-    return value if abs(value) < LARGEST else float("inf") if value > 0 else float("-inf")
+    if is_nan or math.isnan(value):
+        return math.nan
+    return value if abs(value) < LARGEST else math.copysign(math.inf, value)
 
 
 def _unknown(experiment: str, names: Iterable[str]) -> TrackingError:

@@ -38,7 +38,7 @@ def find(ref: str, uri: str | None = None) -> Source:
     uri = absolute_uri(uri) if uri else default_uri()
     path = Path(ref)
     if path.exists():
-        return from_folder(path if path.is_dir() else path.parent)
+        return from_folder((path if path.is_dir() else path.parent).resolve())
     return from_run(uri, run_of(ref, uri), CHECKPOINT)
 
 
@@ -69,7 +69,7 @@ def _row_run(row: str, uri: str) -> str:
         raise TrackingError(
             f"row {row!r}: {'several rows' if found else 'no row'} of {uri} so named; there are {', '.join(known) or 'none'}"
         )
-    return next(iter(found))
+    return str(next(iter(found)))
 
 
 def _version_run(ref: str, uri: str) -> str:

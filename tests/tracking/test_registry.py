@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from tests.tracking.test_leaderboard import run, table
+from tracking import board
+from tracking.client import connect
+from tracking.errors import TrackingError
+from tracking.leaderboard import leaderboard
+from tracking.places import take_lock
+from tracking.registry import journal, promote, pull, rollback
+from tracking.runs import load_runs, log_run
+
+
+def checkpoint(folder: Path, value: float = 1.0) -> Path:
+    folder.mkdir(parents=True)
+    save_file({"w": np.full((3, 2), value, np.float32)}, folder / "weights.safetensors")
+    digest = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+    (folder / "model.json").write_text(json.dumps({"format": "dmkd-model-1", "checksums": {"weights.safetensors": digest}}))
+    return folder
+
+
+def logged(uri: str, folder: Path, *, name: str = "x", val: float = 0.5, row: str = "aaaaaaaa1111", experiment: str = "e") -> str:
+    tags = {"dmkd.config_hash": row, "dmkd.protocol": "p1", "dmkd.method": "yu", "dmkd.stage": "search", "dmkd.seed": 0}
+    with log_run(uri, experiment, name, params={}, tags=tags) as written:
+        written.log({"val/recall_at_1": val}, 1)
+        written.log_artifact(folder, "checkpoint")
+        written.log_text("seed: 0\n", "config.yaml")
+    assert written.id
+    return written.id
+
+
+@pytest.fixture(params=["database", "server"])
+def uri(request) -> str:
+    return str(request.getfixturevalue(request.param))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_pull_from_a_run_and_from_a_folder_gives_the_same_bytes(uri, tmp_path):
+    source = checkpoint(tmp_path / "made")
+    (source / "sub").mkdir()
+    (source / "sub" / "README.md").write_text("card")
+    run_id = logged(uri, source)
+    first = pull(f"runs:/{run_id}", tmp_path / "a" / "first", uri)
+    assert names(first) == ["config.yaml", "model.json", "pulled.json", "sub/README.md", "weights.safetensors"]
+    second = pull(str(first), tmp_path / "second", uri)
+    for folder in (first, second):
+        np.testing.assert_array_equal(load_file(folder / "weights.safetensors")["w"], np.ones((3, 2)))
+        assert (folder / "config.yaml").read_text() == "seed: 0\n"
+    pull(str(first / "model.json"), tmp_path / "third", uri)
+    assert names(tmp_path / "third") == names(first)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_earlier_pull_is_replaced_and_nothing_else_is(tmp_path):
+    old, new = checkpoint(tmp_path / "old", 1.0), checkpoint(tmp_path / "new", 2.0)
+    pull(str(old), tmp_path / "to")
+    (tmp_path / "to" / "stale.txt").write_text("x")
+    pull(str(new), tmp_path / "to")
+    assert load_file(tmp_path / "to" / "weights.safetensors")["w"][0, 0] == 2.0
+    assert "stale.txt" not in names(tmp_path / "to")
+    for folder in (old, tmp_path / "mine"):  # a checkpoint that was not pulled, and a folder with somebody's files
+        folder.mkdir(exist_ok=True)
+        (folder / "precious.txt").write_text("x")
+        with pytest.raises(TrackingError, match="holds other files"):
+            pull(str(new), folder)
+        assert (folder / "precious.txt").exists()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(TrackingError, match="not a folder"):
+        pull(str(new), tmp_path / "file")
+    (tmp_path / "empty").mkdir()
+    assert names(pull(str(new), tmp_path / "empty"))
+
+
+def test_what_a_killed_pull_left_is_cleared_and_a_living_one_is_not(tmp_path):
+    source = checkpoint(tmp_path / "made")
+    dead, living = tmp_path / ".to.partial-dead", tmp_path / ".to.partial-live"
+    for folder in (dead, living):
+        folder.mkdir()
+        (folder / "weights.safetensors").write_text("half")
+    lock = take_lock(living.with_name(f"{living.name}.lock"))
+    pull(str(source), tmp_path / "to")
+    assert (dead.exists(), living.exists()) == (False, True)
+    assert lock
+    lock.close()
+
+
+def spoil_weights(folder: Path) -> None:
+    data = bytearray((folder / "weights.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "weights.safetensors").write_bytes(data)
+
+
+def pickle_as_weights(folder: Path) -> None:
+    (folder / "weights.safetensors").write_bytes(pickle.dumps({"a": list(range(100))}))
+    digest = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+    (folder / "model.json").write_text(json.dumps({"checksums": {"weights.safetensors": digest}}))
+
+
+def outside(folder: Path) -> None:
+    (folder.parent / "secret.txt").write_text("x")
+    (folder / "model.json").write_text(json.dumps({"checksums": {"../secret.txt": hashlib.sha256(b"x").hexdigest()}}))
+
+
+SPOILED = {
+    "damaged or altered": spoil_weights,
+    "is missing": lambda folder: (folder / "weights.safetensors").unlink(),
+    "never a pickle": lambda folder: (folder / "optimizer.pt").write_bytes(b"x"),
+    "not a safetensors file": pickle_as_weights,
+    "no checksum": lambda folder: (folder / "more.safetensors").write_bytes(b"x"),
+    "is a link": lambda folder: (folder / "x.txt").symlink_to("/etc/hostname"),
+    "is damaged or has no 'checksums'": lambda folder: (folder / "model.json").write_text("{"),
+    "has no 'checksums'": lambda folder: (folder / "model.json").write_text("{}"),
+    "no model.json": lambda folder: (folder / "model.json").unlink(),
+    "secret.txt is missing": outside,
+}
+
+
+@pytest.mark.parametrize("text", SPOILED)
+def test_a_checkpoint_that_cannot_be_believed_is_refused_and_leaves_nothing(text, tmp_path):
+    source = checkpoint(tmp_path / "made")
+    SPOILED[text](source)
+    with pytest.raises(TrackingError, match=text):
+        pull(str(source), tmp_path / "out" / "to")
+    assert list((tmp_path / "out").glob("*")) == [] if (tmp_path / "out").exists() else True
+
+
+def test_a_link_among_a_runs_artifacts_is_refused(database, tmp_path):
+    run_id = logged(database, checkpoint(tmp_path / "made"))
+    folder = tmp_path / "mlartifacts" / "e" / run_id / "artifacts"
+    (folder / "checkpoint" / "notes.txt").symlink_to("/etc/hostname")
+    with pytest.raises(TrackingError, match="is a link"):
+        pull(f"runs:/{run_id}", tmp_path / "to", database)
+
+
+def test_a_failed_pull_leaves_the_earlier_one(tmp_path):
+    pull(str(checkpoint(tmp_path / "made")), tmp_path / "to")
+    broken = checkpoint(tmp_path / "broken", 5.0)
+    spoil_weights(broken)
+    with pytest.raises(TrackingError, match="damaged or altered"):
+        pull(str(broken), tmp_path / "to")
+    assert load_file(tmp_path / "to" / "weights.safetensors")["w"][0, 0] == 1.0
+
+
+@pytest.mark.parametrize("path", ["../evil.txt", "/abs.txt", "a\\b.txt", "c:x.txt"])
+def test_a_server_cannot_write_outside(path, tmp_path):
+    from tracking.checkpoints import Source, install
+
+    def copy(*_: object) -> None:
+        pytest.fail("fetched before it was refused")
+
+    with pytest.raises(TrackingError, match="does not stay in its folder"):
+        install(Source("s", ("model.json", path), copy), tmp_path / "to")
+
+
+@pytest.mark.parametrize("ref", ["nonsense!", "models:/x", "runs:/", "aaaaaa99"])
+def test_a_ref_that_names_nothing_is_one_clear_line(ref, database, tmp_path):
+    with pytest.raises(TrackingError) as caught:
+        pull(ref, tmp_path / "to", database)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_run_without_a_checkpoint(uri, tmp_path):
+    with log_run(uri, "e", "x", params={}, tags={}) as written:
+        pass
+    with pytest.raises(TrackingError, match=r"no model\.json there"):
+        pull(f"runs:/{written.id}", tmp_path / "to", uri)
+
+
+def test_promote_points_an_alias_and_rollback_takes_it_back(uri, tmp_path):
+    runs = [logged(uri, checkpoint(tmp_path / f"made{value}", value)) for value in (1.0, 2.0, 3.0)]
+    name = f"model {tmp_path.name}"
+    ref = f"models:/{name}@champion"
+    assert [promote(run_id, name, uri=uri) for run_id in [*runs[:2], runs[1], runs[2]]] == [1, 2, 2, 3]  # a run is a version once
+
+    def champion() -> float:
+        return float(load_file(pull(ref, tmp_path / "to", uri) / "weights.safetensors")["w"][0, 0])
+
+    assert champion() == 3.0
+    assert (rollback(name, uri=uri), champion()) == (2, 2.0)
+    assert (rollback(name, uri=uri), champion()) == (1, 1.0)
+    with pytest.raises(TrackingError, match="no earlier version"):
+        rollback(name, uri=uri)
+    assert (promote(runs[2], name, uri=uri), champion()) == (3, 3.0)
+    assert (rollback(name, uri=uri), champion()) == (1, 1.0)
+    acts = [(entry["act"], entry["version"]) for entry in journal(name, uri=uri)]
+    assert acts == [
+        *zip(["promote"] * 4, [1, 2, 2, 3], strict=True),
+        ("rollback", 2),
+        ("rollback", 1),
+        ("promote", 3),
+        ("rollback", 1),
+    ]
+    assert connect(uri).get_model_version(name, "2").run_id == runs[1]
+    assert load_file(pull(f"models:/{name}/2", tmp_path / "two", uri) / "weights.safetensors")["w"][0, 0] == 2.0
+
+
+def test_nothing_spoiled_is_promoted(database, tmp_path):
+    source = checkpoint(tmp_path / "made")
+    spoil_weights(source)
+    run_id = logged(database, source)
+    with pytest.raises(TrackingError, match="damaged or altered"):
+        promote(run_id, "m", uri=database)
+    with pytest.raises(TrackingError, match="refused"):
+        journal("m", uri=database)
+    with pytest.raises(TrackingError, match="model name"):
+        promote(run_id, "it's", uri=database)
+
+
+def test_a_row_is_pulled_by_its_id_and_by_its_number_until_the_board_changes(database, tmp_path):
+    logged(database, checkpoint(tmp_path / "one", 1.0), row="aaaaaaaa1111", val=0.5)
+    logged(database, checkpoint(tmp_path / "two", 2.0), row="bbbbbbbb1111", val=0.7)
+    question = {"experiment": "e", "select_by": "val/recall_at_1", "report": "test/recall_at_1", "group_by": "configuration"}
+    with pytest.raises(TrackingError, match="there is none"):
+        pull("1", tmp_path / "to", database)
+    frame = leaderboard(load_runs(database, "e"))
+    board.remember(frame, database, **question)
+
+    def pulled(ref: str) -> float:
+        return float(load_file(pull(ref, tmp_path / "to", database) / "weights.safetensors")["w"][0, 0])
+
+    assert [pulled("1"), pulled("2"), pulled(frame["id"][1]), pulled(frame["id"][1][:6])] == [2.0, 1.0, 1.0, 1.0]
+    with pytest.raises(TrackingError, match="rows 1 to 2"):
+        pulled("3")
+    with pytest.raises(TrackingError, match="was of sqlite"):
+        pull("1", tmp_path / "to", f"sqlite:///{tmp_path}/other.db")
+    logged(database, tmp_path / "one", row="cccccccc1111", val=0.6)
+    with pytest.raises(TrackingError, match="has changed"):
+        pulled("1")
+    assert pulled(frame["id"][0]) == 2.0
+
+
+def test_a_board_remembers_rows_not_shared_ranks(database):
+    """Outcomes reorder rows that share rank 1; the number still means the row that was printed."""
+    frame = leaderboard(table(run("aaaaaaaa1111", val=0.3), run("bbbbbbbb1111", val=0.2)))
+    assert board._state(frame) == board._state(frame.reverse())

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+
+import pytest
+
+from tests.tracking.test_leaderboard import run, table
+from tracking.errors import TrackingError
+from tracking.leaderboard import leaderboard
+from tracking.render import render
+
+
+@pytest.fixture
+def frame():
+    wide = {f"params.method.a_rather_long_name_{n}": "0.123456789" for n in range(6)}
+    size = {
+        "metrics.model/gflops": 0.3871,
+        "metrics.model/parameters": 3_400_000.0,
+        "params.student.resolution": "48",
+        "metrics.model/dim": 128.0,
+    }
+    second = dict.fromkeys(wide, "7") | size | {"tags.dmkd.protocol": "p1"}
+    return leaderboard(
+        table(
+            run("aaaaaaaa1111", val=0.3456) | wide | size,
+            *(run("aaaaaaaa1111", seed, test=0.2 + seed / 10) | wide | size for seed in (0, 1)),
+            run("bbbbbbbb1111", val=0.25) | second,
+            run("cccccccc1111", val=0.9, status="KILLED") | second | {"tags.dmkd.status_reason": "pruned at epoch 2"},
+            run("dddddddd1111", val=math.nan) | second,
+        )
+    )
+
+
+def test_table_is_in_percent_and_never_wider_than_the_terminal(frame):
+    text = render(frame)
+    assert max(map(len, text.splitlines())) <= 120
+    first = next(line for line in text.splitlines() if "aaaaaa" in line)
+    assert "34.6" in first
+    assert "25.0 ± 63.5" in first  # t(1) = 12.706, half width 12.706 * 0.0707 / sqrt(2)
+    assert "0.387" in first
+    assert "3.4" in first
+    assert "cccccc" not in text
+    assert "1 pruned" in text
+    assert "nan" in next(line for line in text.splitlines() if "dddddd" in line)
+
+
+def test_markdown_has_the_same_cells(frame):
+    lines = [line for line in render(frame, "md").splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in lines} == {lines[0].count("|")}
+    assert "25.0 ± 63.5" in lines[2]
+
+
+def test_csv_and_json_hold_every_row_as_logged(frame):
+    rows = list(csv.DictReader(io.StringIO(render(frame, "csv"))))
+    assert [row["id"] for row in rows] == frame["id"].to_list()
+    assert float(rows[0]["validation"]) == 0.3456
+    assert rows[0]["final_runs"] == "aaaaaaaa1111-final-0;aaaaaaaa1111-final-1"
+    found = json.loads(render(frame, "json"), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert [row["rank"] for row in found] == frame["rank"].to_list()
+    assert found[0]["test"] == pytest.approx(0.25)
+
+
+def test_a_table_for_each_protocol_numbered_through():
+    frame = leaderboard(table(run("aaaaaaaa1111", val=0.9), run("bbbbbbbb1111", val=0.5) | {"tags.dmkd.protocol": "p2"}))
+    parts = render(frame).split("\n\n")
+    assert ["protocol p1" in parts[0], "protocol p2" in parts[1]] == [True, True]
+    assert parts[1].splitlines()[-1].split()[:2] == ["2", "1"]  # second of the board, first of its table
+
+
+def test_empty_and_unknown(frame):
+    assert render(frame.clear()) == "No configuration has finished yet."
+    with pytest.raises(TrackingError, match="table, md, csv, json"):
+        render(frame, "xlsx")
