@@ -37,17 +37,11 @@ def _range(searched: Range | Choice) -> str:
 
 
 def dataset_rows() -> list[dict[str, Any]]:
-    """Every data set: name, description, layout, known counts, licence."""
+    """Every data set: name, summary, layout, where to get it, licence, known counts."""
     from dmkd.data.datasets import DATASETS
 
-    return [
-        {"name": name} | {field.name: _plain(getattr(info, field.name)) for field in dataclasses.fields(info)}
-        for name, info in DATASETS.items()
-    ]
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, (str, int, float, bool, type(None), dict, list, tuple)) else str(value)
+    shown = ("name", "summary", "layout", "source", "licence", "classes", "images")
+    return [{key: getattr(info, key) for key in shown} for info in DATASETS.values()]
 
 
 def prepare_report(name: str, root: str) -> tuple[dict[str, Any], list[str]]:

@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from dmkd import __version__
 from dmkd.errors import DmkdError
@@ -34,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _expected(error: Exception) -> bool:
     """A user's mistake or the machine's refusal: one line. Anything else is ours, and shows its traceback."""
-    if isinstance(error, (DmkdError, PermissionError, FileNotFoundError)):
+    if isinstance(error, (DmkdError, OSError)):
         return True
     tracking = sys.modules.get("tracking.errors")
     return tracking is not None and isinstance(error, tracking.TrackingError)
@@ -120,8 +119,7 @@ def _results(command: Add) -> None:
     rollback_.add_argument("--alias", default="champion")
     _tracked(rollback_)
     sync_ = command("sync", sync, "send what was spooled while the tracking server was away")
-    sync_.add_argument("--storage", default="dmkd-output", help="the sweep's storage folder (default: %(default)s)")
-    _tracked(sync_)
+    sync_.add_argument("--spool", default="", metavar="DIR", help="where runs were spooled (default: this user's spool folder)")
 
 
 def _tracked(parser: argparse.ArgumentParser) -> None:
@@ -155,9 +153,10 @@ def datasets(options: argparse.Namespace) -> None:
         print(json.dumps(rows, indent=2))
         return
     for row in rows:
-        print(f"{row['name']}: {row['description']}")
-        for line in str(row["layout"]).strip().splitlines():
-            print(f"    {line}")
+        counts = f" ({row['classes']} classes, {row['images']} pictures)" if row["classes"] else ""
+        print(f"{row['name']}: {row['summary']}{counts}")
+        for key in ("layout", "source", "licence"):
+            print(f"    {key}: {row[key]}")
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -213,28 +212,26 @@ def _print_scores(scores: Mapping[str, float], as_json: bool) -> None:
 
 
 def _folder(ref: str, uri: str) -> Path:
-    """The local folder of a REF: itself, or a verified copy under the cache."""
+    """The local folder of a REF: itself, or a verified copy in a temporary folder that ends with the process."""
     if Path(ref).is_dir():
         return Path(ref)
-    from tracking.registry import fetch
+    import atexit
+    import shutil
+    import tempfile
 
-    return fetch(ref, uri=uri)
+    from tracking.registry import pull as pull_ref
+
+    folder = Path(tempfile.mkdtemp(prefix="dmkd-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return pull_ref(ref, folder / "checkpoint", uri=uri)
 
 
 def leaderboard(options: argparse.Namespace) -> None:
     """Print the ranking."""
-    from tracking.board import board
+    from tracking.show import show
 
-    print(
-        board(
-            options.tracking_uri,
-            options.experiment,
-            select_by=options.select,
-            report=options.report,
-            group_by=options.group_by,
-            form=options.format,
-        )
-    )
+    asked = {"select_by": options.select, "report": options.report, "group_by": options.group_by, "form": options.format}
+    print(show(options.tracking_uri, options.experiment, **asked))
 
 
 def pull(options: argparse.Namespace) -> None:
@@ -247,9 +244,13 @@ def pull(options: argparse.Namespace) -> None:
 
 def promote(options: argparse.Namespace) -> None:
     """Register a row's checkpoint."""
+    from tracking.places import absolute_uri
     from tracking.registry import promote as promote_row
+    from tracking.registry import run_of
 
-    version = promote_row(options.row, options.name, alias=options.alias, uri=options.tracking_uri)
+    version = promote_row(
+        run_of(options.row, absolute_uri(options.tracking_uri)), options.name, options.alias, options.tracking_uri
+    )
     print(f"models:/{options.name}@{options.alias} is now version {version}")
 
 
@@ -265,5 +266,8 @@ def sync(options: argparse.Namespace) -> None:
     """Deliver the spool."""
     from tracking.runs import sync as deliver
 
-    delivered: Any = deliver(Path(options.storage))
-    print(f"{delivered} runs delivered to the tracking server")
+    done = deliver(options.spool or None)
+    print(f"{done.delivered} runs delivered to the tracking server")
+    if done.waiting:
+        print("\n".join(done.waiting), file=sys.stderr)
+        sys.exit(1)

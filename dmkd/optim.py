@@ -51,7 +51,7 @@ class Grouped(Protocol):
 
 
 def parameter_groups(network: Grouped, objective_groups: Iterable[dict[str, Any]], optim: Optim) -> list[dict[str, Any]]:
-    """Groups for the optimizer: backbone, embedding layer, GeM exponent (10 x rate, no decay: AML 5.5, RAML 7), the objective's own."""
+    """Groups: backbone, embedding layer, GeM exponent (10 x the rate, no decay: AML 5.5, RAML 7), the objective's own."""
     rate = optim.head_lr or optim.lr
     exponents = [parameter for name, parameter in network.head.named_parameters() if name.split(".")[-1] == "p"]
     special = {id(parameter) for parameter in exponents}

@@ -25,7 +25,7 @@ from dmkd.trainer import Epoch, fit
 
 
 def train_into(config: Config, folder: Path, resume: bool = False) -> Iterator[Epoch]:
-    """Train, keeping in `folder` the state of the last epoch, the checkpoint of the best (by validation R@1), metrics and outcomes."""
+    """Train, keeping in `folder` the last state, the best checkpoint (by validation R@1), `metrics.jsonl` and outcomes."""
     folder.mkdir(parents=True, exist_ok=True)
     state = load_state(folder / "state") if resume else None
     best = -1.0
@@ -66,7 +66,7 @@ def save_checkpoint(epoch: Epoch, config: Config, folder: Path) -> None:
 
 
 def write_all_outcomes(epoch: Epoch, config: Config, folder: Path) -> None:
-    """`queries.parquet` of the role that the row is judged by (on test where test was measured), `queries_<role>.parquet` of the others."""
+    """`queries.parquet` of the role that judges the row (on test, if measured), `queries_<role>.parquet` of the others."""
     judged = selection_role(config)
     judged = judged.replace("val", "test") if "test" in epoch.outcomes else judged
     for role, outcomes in epoch.outcomes.items():

@@ -1,4 +1,4 @@
-"""The one loop: `fit(config)` yields an `Epoch` after each epoch of training; no tracker, no scheduler, no branch on the method."""
+"""The one loop: `fit(config)` yields an `Epoch` after each epoch; no tracker, no scheduler, no branch on the method."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Epoch:
     number: int
     """Epochs done; 0 where a network was only evaluated."""
     metrics: dict[str, float]
-    """`train/<term>`, `val/<metric>`, `val_asymmetric/<metric>`, `test/...` (only when asked, after the last epoch), `cost/...`."""
+    """`train/<term>`, `val/<metric>`, `val_asymmetric/<metric>`, `test/...` (only when asked, at the end), `cost/...`."""
     outcomes: dict[str, Outcomes]
     """Outcome of every query, by the role that was measured: "val", "val_asymmetric", "test", "test_asymmetric"."""
     training: Training = field(repr=False)
@@ -61,7 +61,7 @@ def fit(config: Config, state: State | None = None, device: str | torch.device |
     The numbers after a resume equal those of an undisturbed run bit for bit on a CPU with equal threads. With
     `config.optim.epochs == 0` one `Epoch` with number 0 holds the evaluation of the untrained network.
 
-    Raises `ConfigError`, `DataError`, `WeightsError`, `ShapeError` before the first step, `TrainingError` when a term is not finite.
+    Raises `ConfigError`, `DataError`, `WeightsError`, `ShapeError` before the first step, `TrainingError` for what is not finite.
     """
     training = Training(config, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     if state is not None:
@@ -187,7 +187,7 @@ class Training:
             return terms.add(self.objective(step))
 
     def evaluated(self, metrics: dict[str, float]) -> Epoch:
-        """The epoch that was just trained, measured on validation (each n epochs, and the last) and on test (the last, if asked)."""
+        """The epoch just trained, measured on validation (each n epochs, and the last) and on test (the last, if asked)."""
         last = self.epoch >= self.config.optim.epochs
         outcomes: dict[str, Outcomes] = {}
         if self.parts.val is not None and (last or self.epoch % self.config.evaluation.every == 0):
@@ -201,7 +201,9 @@ class Training:
         measure = Measure(part, self.config.data, self.config.evaluation, self.device)
         queries = measure.embed(Side(self.student, self.resolution))
         if not torch.isfinite(queries).all():
-            raise TrainingError(f"embeddings of {name} are not finite after epoch {self.epoch}: lower optim.lr, or set optim.clip")
+            raise TrainingError(
+                f"embeddings of {name} are not finite after epoch {self.epoch}: lower optim.lr, or set optim.clip"
+            )
         galleries = {name: queries}
         if self.config.method.gallery == "teacher" and self.teacher.network is not None and self.teacher.resolution:
             if name not in self._gallery:

@@ -1,0 +1,159 @@
+"""What a user types, in processes of its own: output, exit status, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.pictures import make_folder
+
+ROOT = Path(__file__).parents[1]
+
+
+def dmkd(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("DMKD_", "MLFLOW_"))}
+    environment |= {"OMP_NUM_THREADS": "1", "DMKD_STATE": str((cwd or ROOT) / "state"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "dmkd", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd or ROOT, env=environment, check=False)
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a refusal."""
+    assert done.returncode == 2, done
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("dmkd: ")
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `dmkd train` ran for two epochs on real pictures."""
+    folder = tmp_path_factory.mktemp("cli")
+    make_folder(folder / "signs", classes=12, size=48)
+    (folder / "trial.yaml").write_text(
+        "data: {name: folder, root: signs, validation: 0.4}\n"
+        "student: {backbone: resnet18, weights: none, dim: 16, resolution: 32, frozen_batchnorm: false}\n"
+        "method: {name: metric_learning, batches: {size: 6}}\n"
+        "optim: {epochs: 1, lr: 1e-3}\n"
+    )
+    done = dmkd("train", "trial.yaml", "--out", "out", "--set", "optim.epochs=2", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2/2" in done.stdout
+    return folder
+
+
+def test_methods_and_data_sets_are_listed() -> None:
+    methods = {row["name"]: row for row in json.loads(dmkd("methods", "--json").stdout)}
+    assert methods["msdf"]["preset_of"] == "s2sd"
+    assert methods["msdf"]["parameters"]["temperature"] == {"default": 1.0, "range": "[0.2, 2]"}
+    assert {"signs", "cars196", "folder", "manifest"} <= {row["name"] for row in json.loads(dmkd("datasets", "--json").stdout)}
+    assert "searched" in dmkd("methods").stdout
+
+
+def test_the_trained_checkpoint_is_measured_again(trained: Path) -> None:
+    best = max(
+        (json.loads(line) for line in (trained / "out/metrics.jsonl").read_text().splitlines()),
+        key=lambda row: (row["val/recall_at_1"], -row["epoch"]),
+    )
+    done = dmkd("evaluate", "--checkpoint", "out/checkpoint", "--split", "val", "--json", cwd=trained)
+    assert json.loads(done.stdout)["val/recall_at_1"] == best["val/recall_at_1"]
+    matrix = dmkd("evaluate", "--checkpoint", "out/checkpoint", "--query-resolution", "32", "48", "--json", cwd=trained)
+    assert {"test_q32_g32/recall_at_1", "test_q48_g32/map"} <= set(json.loads(matrix.stdout))
+
+
+def test_a_finished_training_resumes_to_nothing_more(trained: Path) -> None:
+    before = (trained / "out/metrics.jsonl").read_text()
+    done = dmkd("train", "trial.yaml", "--out", "out", "--set", "optim.epochs=2", "--resume", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    assert (trained / "out/metrics.jsonl").read_text() == before
+
+
+def test_prepare_names_what_is_broken_and_deletes_nothing(tmp_path: Path) -> None:
+    make_folder(tmp_path / "signs", classes=4, size=32)
+    assert dmkd("prepare", "folder", "--root", "signs", cwd=tmp_path).returncode == 0
+    broken = tmp_path / "signs/class_001/broken.png"
+    broken.write_bytes(b"\x89PNG\r\n")
+    done = dmkd("prepare", "folder", "--root", "signs", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "broken.png" in done.stdout
+    assert broken.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--set", "optim.learning_rate=1"], "unknown key 'optim.learning_rate'"),
+        (["--set", "optim.lr=fast"], "optim.lr: found 'fast' (str), wanted float"),
+        (["--set", "optim.lr=-1"], "optim.lr: found -1.0, wanted > 0"),
+        (["--set", "method.name=s2ds"], "method.name: unknown 's2ds': did you mean 's2sd'?"),
+        (["--set", "data.root=nowhere"], "nowhere"),
+        (["--set", "student.backbone=resnet19"], "unknown backbone 'resnet19'"),
+        (["--set", "student.weights=none.safetensors"], "none.safetensors"),
+        (["--set", "method.name=yu", "--set", "method.batches.images_per_class=2"], "teacher.checkpoint is empty"),
+        (["--set", "method.batches.size=1000", "--set", "method.batches.replacement=false"], "method.batches.size"),
+        (["--resume", "--out", "elsewhere"], "nothing to resume from"),
+    ],
+)
+def test_mistakes_are_one_clear_line(trained: Path, changes: list[str], message: str) -> None:
+    assert message in refused(dmkd("train", "trial.yaml", "--out", "refused", *changes, cwd=trained))
+    assert not (trained / "refused/state").exists()
+
+
+def test_missing_weights_offline_are_one_clear_line(trained: Path) -> None:
+    """torchvision's weights are on the network; where there is none, the message names the ways out."""
+    line = refused(dmkd("train", "trial.yaml", "--out", "refused", "--set", "student.weights=imagenet", cwd=trained))
+    assert "resnet18" in line
+    assert "weights" in line
+
+
+def test_a_broken_picture_is_named(trained: Path, tmp_path: Path) -> None:
+    make_folder(tmp_path / "signs", classes=12, size=32)
+    for path in (tmp_path / "signs").rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:60])
+    line = refused(dmkd("train", str(trained / "trial.yaml"), "--out", "refused", cwd=tmp_path))
+    assert ".png" in line
+
+
+def test_a_class_with_one_image_is_refused_where_pairs_are_wanted_without_replacement(trained: Path, tmp_path: Path) -> None:
+    make_folder(tmp_path / "signs", classes=12, size=32)
+    for folder in (tmp_path / "signs").iterdir():
+        sorted(folder.iterdir())[0].unlink()
+    changes = ["--set", "method.batches.replacement=false"]
+    assert "class" in refused(dmkd("train", str(trained / "trial.yaml"), "--out", "refused", *changes, cwd=tmp_path))
+
+
+def test_an_unwritable_output_is_one_clear_line(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    line = refused(dmkd("train", "trial.yaml", "--out", str(tmp_path / "file" / "out"), cwd=trained))
+    assert str(tmp_path / "file") in line
+    tmp_path.chmod(stat.S_IRWXU)
+
+
+def test_no_runs_and_no_reference_are_one_clear_line(tmp_path: Path) -> None:
+    assert "no runs" in refused(dmkd("leaderboard", cwd=tmp_path))
+    assert "no such file" in refused(dmkd("pull", "not-a-row", "--to", "here", cwd=tmp_path))
+    assert not (tmp_path / "here").exists()
+
+
+def test_an_altered_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(trained / "out/checkpoint", tmp_path / "checkpoint")
+    weights = tmp_path / "checkpoint/weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert "weights.safetensors" in refused(dmkd("evaluate", "--checkpoint", str(tmp_path / "checkpoint"), cwd=trained))
+
+
+def test_pictures_of_the_fixture_are_real(trained: Path) -> None:
+    with Image.open(next((trained / "signs").rglob("*.png"))) as picture:
+        assert len(picture.convert("RGB").getcolors(maxcolors=1 << 16) or []) > 8
