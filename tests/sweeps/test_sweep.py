@@ -124,7 +124,7 @@ def test_a_run_leaves_checkpoint_configuration_environment_and_outcomes(swept: S
     # The checkpoint is that of the best epoch by validation.
     trial = open_study(swept.folder / "out" / "tiny", "tiny").trials[0]
     best = json.loads((place / "checkpoint" / "model.json").read_text())
-    assert trial.intermediate_values[best["epoch"]] == max(trial.intermediate_values.values())
+    assert trial.intermediate_values[best["extra"]["epoch"]] == max(trial.intermediate_values.values())
 
 
 def test_only_the_final_stage_looks_at_test_and_once(swept: Swept) -> None:

@@ -1,0 +1,208 @@
+"""What a sweep decides, and refuses, before a cluster starts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from dmkd.config import Config
+from dmkd.distill.base import Plan
+from dmkd.distill.obd_sd import ObdSd
+from dmkd.distill.raml import Raml
+from dmkd.distill.s2sd import S2SD
+from dmkd.errors import ConfigError, DataError, SweepError
+from dmkd.models import Network
+from dmkd.space import Choice, Range, override
+from sweeps.options import Options, parse
+from sweeps.plan import (
+    FINAL,
+    Definition,
+    bounded,
+    configured,
+    final_jobs,
+    final_rows,
+    find_objective,
+    gflops_refusal,
+    grace_epochs,
+    inactive,
+    row_id,
+)
+from sweeps.prepare import prepare
+from sweeps.record import open_record
+from sweeps.space import Searched
+
+
+def test_the_first_rung_lies_beyond_the_ramp():
+    cars = Plan(epochs=150, iterations_per_epoch=71)
+    grace, warning = grace_epochs(Config(method=S2SD()), cars, "auto")
+    # The feature term starts after 1000 steps: in epoch 15 (steps 994 .. 1064).
+    assert (grace, warning) == (15, "")
+    obd, _ = grace_epochs(Config(method=ObdSd()), cars, "auto")
+    assert obd is not None
+    assert obd >= ObdSd().ready_after(cars) > 1
+
+
+def test_a_plan_too_short_for_early_stopping_turns_it_off_with_numbers_or_refuses_it():
+    short = Plan(epochs=10, iterations_per_epoch=71)
+    assert grace_epochs(Config(method=S2SD()), short, "auto") == (
+        None,
+        "early stopping is off: s2sd/msdf says little before epoch 15 and 10 are planned",
+    )
+    with pytest.raises(SweepError, match="epoch 15 and 10 are planned: plan more than 15 epochs"):
+        grace_epochs(Config(method=S2SD()), short, "asha")
+    assert grace_epochs(Config(method=S2SD()), short, "none") == (None, "")
+    assert inactive(Config(method=S2SD()), short) == "features of s2sd/msdf can never become active within 710 steps"
+
+
+def test_the_objective_follows_the_gallery():
+    assert find_objective(Config(method=S2SD()), "") == "val/recall_at_1"
+    assert find_objective(Config(method=Raml()), "") == "val_asymmetric/recall_at_1"
+    assert find_objective(Config(method=Raml()), "val/map") == "val/map"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--objective", "test/recall_at_1"], "a search that looks at test classes makes their score worthless"),
+        (["--objective", "recall"], "wanted a validation metric"),
+        (["--trials", "0"], "--trials: found 0, wanted 1 or more"),
+        (["--trials", "many"], "invalid int value: 'many'"),
+        (["--hours", "nan"], "--hours: found nan"),
+        (["--gpus-per-trial", "2"], "wanted 0 to 1"),
+        (["--early-stopping", "hyperband"], "invalid choice"),
+        (["--trails", "3"], "unknown option '--trails': did you mean '--trials'"),
+        (["--warm-start", "x"], "unknown option '--warm-start'"),
+    ],
+)
+def test_a_bad_command_line_is_one_line(arguments, message):
+    with pytest.raises(SweepError) as error:
+        parse("x", "", arguments)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_options_reach_the_base_and_where_they_concern_the_data_the_teacher(tmp_path, teacher, base):
+    stated = Definition("x", base, teacher=teacher)
+    typed = [
+        "--epochs",
+        "7",
+        "--set",
+        "optim.lr=2e-5",
+        "--set",
+        "data.max_classes=4",
+        "--data-root",
+        str(tmp_path),
+        "--name",
+        "y",
+    ]
+    made = configured(stated, parse("x", "", typed))
+    assert (made.name, made.base.optim.epochs, made.base.optim.lr) == ("y", 7, 2e-5)
+    assert made.teacher is not None
+    assert made.base.data == made.teacher.data == dataclasses.replace(base.data, max_classes=4, root=str(tmp_path))
+    assert made.teacher.optim == teacher.optim
+    with pytest.raises(ConfigError, match=r"did you mean 'lr'|optim.lr"):
+        configured(stated, Options(set=("optim.lrr=1",)))
+
+
+def test_final_rows_are_one_of_each_configuration(base, teacher):
+    definition = Definition("x", base, teacher=teacher, seeds=2)
+    best = {"trial 4": {"optim.lr": 5e-3}, "trial 0 again": {"optim.lr": base.optim.lr}}
+    with_teacher = dataclasses.replace(definition, base=override(base, {"teacher.checkpoint": "/somewhere"}))
+    rows = final_rows(with_teacher, best, "/somewhere")
+    assert [(row.label, row.seeds, row.reference) for row in rows] == [
+        ("trial 0", 2, ""),
+        ("trial 4", 2, ""),
+        ("untrained", 1, "untrained"),
+        ("undistilled", 2, "undistilled"),
+        ("teacher", 1, "teacher"),
+    ]
+    configs = {row.label: override(with_teacher.base, row.values | FINAL) for row in rows}
+    assert configs["untrained"].student.dim == configs["untrained"].optim.epochs == 0
+    assert configs["undistilled"].method.name == "metric_learning"
+    assert configs["undistilled"].method.batches == base.method.batches
+    assert configs["teacher"].student.checkpoint == "/somewhere"
+    assert all(config.evaluation.test and config.data.validation == 0 for config in configs.values())
+    jobs = final_jobs(with_teacher, rows)
+    assert len({job.key for job in jobs}) == len(jobs) == 8
+    teachers = [job for job in jobs if job.tags["dmkd.label"] == "teacher"]
+    assert teachers[0].tags["dmkd.row"] == row_id(teacher, {})
+
+
+def test_a_base_without_a_teacher_is_its_own_undistilled_reference(teacher):
+    rows = final_rows(Definition("x", teacher), {}, "")
+    assert [(row.label, row.reference) for row in rows] == [("trial 0", "undistilled"), ("untrained", "untrained")]
+
+
+def test_max_gflops_bounds_what_is_proposed_and_keeps_the_paper(base):
+    searched = Searched(base, {"student.resolution": Choice((32, 64, 96)), "optim.lr": Range(1e-4, 1e-2)})
+    costs = {size: gflops_refusal(searched, {"student.resolution": size}, 1e-9) for size in (32, 64)}
+    assert "32 px costs" in costs[32]
+    allowed = next(
+        bound / 1000 for bound in range(1, 100) if not gflops_refusal(searched, {"student.resolution": 64}, bound / 1000)
+    )
+    entry = bounded(searched, allowed).space["student.resolution"]
+    assert isinstance(entry, Choice)
+    assert entry.options == (32, 64)
+    largest = Searched(override(base, {"student.resolution": 96}), searched.space)
+    kept = bounded(largest, allowed).space["student.resolution"]
+    assert isinstance(kept, Choice)
+    assert kept.options == (32, 64, 96)
+    assert gflops_refusal(largest, {}, allowed)
+    with pytest.raises(SweepError, match=r"nothing in student.resolution is left"):
+        bounded(searched, 1e-9)
+
+
+def test_everything_that_can_be_known_is_refused_before_ray(base, teacher, tmp_path):
+    def refused(error, message, base=base, options=None, **changes):
+        options = options or Options()
+        with pytest.raises(error, match=message) as found:
+            prepare(configured(Definition("x", base, **changes), options), options)
+        assert "\n" not in str(found.value)
+
+    refused(DataError, "nowhere", options=Options(data_root=str(tmp_path / "nowhere")))
+    refused(SweepError, "by the final stage", options=Options(set=("evaluation.test=true",)))
+    refused(SweepError, "needs validation classes", options=Options(set=("data.validation=0",)))
+    refused(SweepError, "did you mean 'tpe'", options=Options(sampler="tpee"))
+    refused(SweepError, "grid cannot serve", options=Options(sampler="grid"), space={
+        "method.absolute": Range(0, 1, when=("method.hint_adapter", True)), "method.hint_adapter": Choice((False, True))
+    })  # fmt: skip
+    refused(ConfigError, "mobilenetv3", options=Options(set=("student.backbone=timm/mobilenetv3_smal_050",)))
+    refused(ConfigError, "lies outside", points=({"optim.lr": 5.0},), space={"optim.lr": Range(1e-4, 1e-2)})
+
+
+def record(folder, definition, **options):
+    return open_record(folder, definition, "val/recall_at_1", Options(**options))
+
+
+def test_the_same_name_goes_on_only_as_the_same_sweep(base, teacher, tmp_path):
+    definition = Definition("x", base, {"optim.lr": Range(1e-4, 1e-2)}, teacher=teacher, trials=5)
+    first = record(tmp_path, definition)
+    with pytest.raises(SweepError, match="--resume goes on"):
+        record(tmp_path, definition)
+    assert record(tmp_path, definition, resume=True).id == first.id
+    changed = dataclasses.replace(definition, base=override(base, {"optim.epochs": 9}))
+    with pytest.raises(SweepError, match=r"optim.epochs: 3 -> 9"):
+        record(tmp_path, changed, resume=True)
+    with pytest.raises(SweepError, match=r"search space of optim.lr"):
+        record(tmp_path, dataclasses.replace(definition, space={"optim.lr": Range(1e-5, 1e-2)}), resume=True)
+    with pytest.raises(SweepError, match="has 5 trials, --trials asks for 8: use --extend"):
+        record(tmp_path, definition, resume=True, trials=8)
+    first.finished = True
+    first.save()
+    assert record(tmp_path, definition).finished
+    longer = record(tmp_path, definition, extend=3)
+    assert (longer.trials, longer.finished, longer.id) == (8, False, first.id)
+    moved = dataclasses.replace(definition, base=override(base, {"data.root": "/elsewhere"}))
+    assert record(tmp_path, moved, resume=True).id == first.id
+
+
+def test_a_backbone_and_its_resolution_are_refused_as_a_pair():
+    base = Config(student=Network(backbone="resnet18", resolution=64))
+    space = {"student.backbone": Choice(("resnet18", "resnet50")), "student.resolution": Choice((64, 128))}
+    searched = Searched(base, space)
+    cheap, dear = {"student.resolution": 64}, {"student.backbone": "resnet50", "student.resolution": 128}
+    assert bounded(searched, 0.5) is searched
+    assert not gflops_refusal(searched, cheap, 0.5)
+    # ResNet-50 costs 4.1 GFLOPs at 224 px, and a third of that at 128.
+    assert "resnet50 at 128 px costs 1.3" in gflops_refusal(searched, dear, 0.5)
