@@ -33,13 +33,23 @@ def creation_lock(uri: str) -> AbstractContextManager[None]:
     return contextlib.nullcontext() if path is None else locked(path.with_name(f"{path.name}.lock"))
 
 
-def connect(uri: str) -> Any:
-    """An `MlflowClient` whose database has its tables (a fresh sqlite file is migrated once, whoever comes first).
+_clients: dict[tuple[int, str], Any] = {}
 
-    Raises `Unreachable` when the server does not answer.
+
+def connect(uri: str) -> Any:
+    """This process's `MlflowClient` of a database that has its tables (a fresh sqlite file is migrated once, whoever is first).
+
+    Raises `Unreachable` when the server has never answered.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    path, place = sqlite_path(uri), (os.getpid(), uri)
+    if place not in _clients or (path and not path.exists()):
+        _clients[place] = _new_client(uri)
+    return _clients[place]
+
+
+def _new_client(uri: str) -> Any:
     from mlflow import MlflowClient
 
     with translated(uri), creation_lock(uri):

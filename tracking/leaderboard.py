@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tracking import statistics
 from tracking.candidates import Candidate, candidates, labels
 from tracking.errors import TrackingError
-from tracking.outcomes import class_interval, per_query, tested_against
+from tracking.outcomes import class_interval, gives, per_query, tested_against
 
 if TYPE_CHECKING:
     import polars as pl
@@ -82,10 +82,9 @@ def leaderboard(
         _row(candidate, outcomes or {}, select_by, report) | {"label": label, "group": None}
         for candidate, label in zip(found, labels(found), strict=True)
     ]
-    ranked = [row for protocol in sorted({row["protocol"] for row in rows}) for row in _ranked(rows, protocol, select_by)]
     if group_by != "configuration":
-        ranked = _best_of_groups(ranked, runs, group_by)
-    return _frame(ranked)
+        rows = _best_of_groups(rows, runs, group_by)
+    return _frame([row for protocol in sorted({row["protocol"] for row in rows}) for row in _ranked(rows, protocol)])
 
 
 def best(frame: pl.DataFrame) -> dict[str, Any]:
@@ -106,7 +105,7 @@ def row_id(config_hash: str, protocol: str) -> str:
 def _row(candidate: Candidate, outcomes: Mapping[str, Any], select_by: str, report: str) -> dict[str, Any]:
     validation, test = candidate.values(candidate.search, select_by), candidate.values(candidate.final, report)
     low, high = statistics.t_interval(test, LEVEL)
-    queries = per_query([outcomes[run["run_id"]] for run in candidate.final if run["run_id"] in outcomes], report)
+    queries = per_query(_own_outcomes(candidate, outcomes, report), report)
     class_low, class_high = class_interval(queries, LEVEL)
     return candidate.facts() | {
         "id": row_id(candidate.config_hash, candidate.own_protocol),
@@ -122,8 +121,14 @@ def _row(candidate: Candidate, outcomes: Mapping[str, Any], select_by: str, repo
         "class_high": class_high,
         "seeds": len(test),
         "_queries": queries,
-        "_candidate": candidate,
     }
+
+
+def _own_outcomes(candidate: Candidate, outcomes: Mapping[str, Any], report: str) -> list[Any]:
+    """The outcomes of the counted final runs; none where one is missing or, being of another role, does not give the score."""
+    found = [outcomes.get(run["run_id"]) for run in candidate.final]
+    pairs = zip(found, candidate.values(candidate.final, report), strict=True)
+    return found if all(outcome is not None and gives(outcome, report, score) for outcome, score in pairs) else []
 
 
 def _mean(values: list[float]) -> float | None:
@@ -134,12 +139,15 @@ def _is_ranked(row: dict[str, Any]) -> bool:
     return row["validation"] is not None and math.isfinite(row["validation"]) and row["reference"] not in UNRANKED_REFERENCES
 
 
-def _ranked(rows: list[dict[str, Any]], protocol: str, select_by: str) -> list[dict[str, Any]]:
+def _place(row: dict[str, Any]) -> tuple[float, str]:
+    """What sorts ranked rows, best first."""
+    return row["validation"] * (1 if lower_is_better(row["select_by"]) else -1), row["id"]
+
+
+def _ranked(rows: list[dict[str, Any]], protocol: str) -> list[dict[str, Any]]:
     """The rows of one protocol in order: ranked, then references, then those without a score."""
     mine = [row for row in rows if row["protocol"] == protocol]
-    sign = 1 if lower_is_better(select_by) else -1
-    order = sorted((row for row in mine if _is_ranked(row)), key=lambda row: (sign * row["validation"], row["id"]))
-    order = _with_ranks(order)
+    order = _with_ranks(sorted((row for row in mine if _is_ranked(row)), key=_place))
     rest = [row | {"rank": None, "p_leader": None} for row in mine if not _is_ranked(row)]
     return order + sorted(rest, key=lambda row: (not row["reference"], row["status"], row["id"]))
 
@@ -166,17 +174,18 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _best_of_groups(ranked: list[dict[str, Any]], runs: pl.DataFrame, group_by: str) -> list[dict[str, Any]]:
+def _best_of_groups(rows: list[dict[str, Any]], runs: pl.DataFrame, group_by: str) -> list[dict[str, Any]]:
+    """The best ranked row of each value of a column, and every reference."""
     column = next((name for name in (group_by, f"params.{group_by}", f"tags.{group_by}") if name in runs.columns), None)
     if column is None:
         known = ", ".join(name.removeprefix("params.") for name in runs.columns if name.startswith("params."))
         raise TrackingError(f"group_by {group_by!r}: no such column; 'configuration', or one of {known}")
     values = dict(runs.select("run_id", column).iter_rows())
     kept: dict[tuple[str, Any], dict[str, Any]] = {}
-    for row in ranked:
-        group = values[row["_candidate"].runs[0]["run_id"]]
-        kept.setdefault((row["protocol"], group), row | {"group": group})
-    return list(kept.values())
+    for row in sorted(filter(_is_ranked, rows), key=_place):
+        group = values[row["run_id"]]
+        kept.setdefault((row["protocol"], group), row | {"group": None if group is None else str(group)})
+    return [*kept.values(), *(row for row in rows if row["reference"] and not _is_ranked(row))]
 
 
 COLUMNS = {

@@ -35,6 +35,12 @@ def query_values(outcome: Any, metric: str) -> NDArray[np.float64] | None:
     return None if column is None else _column(outcome, column).astype(np.float64)
 
 
+def gives(outcome: Any, metric: str, score: float) -> bool:
+    """Whether the mean over these queries is the score that was logged."""
+    values = query_values(outcome, metric)
+    return values is not None and values.size > 0 and abs(float(values.mean()) - score) < 1e-4
+
+
 def per_query(outcomes: Iterable[Any], metric: str) -> Queries | None:
     """One row's queries from the outcomes of its seeds; only queries that every seed answered."""
     tables = []

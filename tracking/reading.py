@@ -215,12 +215,14 @@ def _all(search: Any, **given: Any) -> Iterator[Any]:
 
 
 def load_outcomes(uri: str, runs: pl.DataFrame, artifact: str = "evaluation/queries.parquet") -> dict[str, pl.DataFrame]:
-    """What happened to every test query, by run id, for those of `runs` (of `load_runs`) that stored it."""
+    """What happened to every test query, by run id, for those final runs among `runs` (of `load_runs`) that stored it."""
     import tempfile
 
     import polars as pl
 
     found = {}
+    if "tags.dmkd.stage" in runs.columns:
+        runs = runs.filter(runs["tags.dmkd.stage"] == "final")
     for run_id, place in runs.select("run_id", "artifact_uri").iter_rows():
         folder = local_folder(place)
         if folder is not None:

@@ -204,7 +204,7 @@ def test_group_by_keeps_the_best_row_of_each_value():
         *(run(f"{n * 8}1111", val=v) | {"params.student.backbone": backbones[n]} for n, v in (("a", 0.3), ("b", 0.2), ("c", 0.4)))
     )
     frame = leaderboard(runs, group_by="student.backbone")
-    assert [(row["group"], row["config_hash"][0]) for row in frame.to_dicts()] == [("r18", "c"), ("r50", "b")]
+    assert [(row["group"], row["config_hash"][0], row["rank"]) for row in frame.to_dicts()] == [("r18", "c", 1), ("r50", "b", 2)]
     with pytest.raises(TrackingError, match="no such column"):
         leaderboard(runs, group_by="nonsense")
 
@@ -268,6 +268,14 @@ def test_rows_that_no_paired_test_tells_from_the_leader_share_its_rank():
     for row in frame.to_dicts():
         assert row["class_low"] < row["test"] < row["class_high"]
     assert order(leaderboard(table(*runs))) == [("a", 1), ("b", 2), ("c", 3)]
+
+
+def test_outcomes_that_do_not_give_the_logged_score_are_of_another_role_and_not_used():
+    hits = np.random.default_rng(0).random(200) < 0.5
+    runs = table(run("aaaaaaaa1111", val=0.5), run("aaaaaaaa1111", test=float(hits.mean())))
+    for wrong, used in ((False, True), (True, False)):
+        seen = {"aaaaaaaa1111-final-0": outcomes(~hits[:150] if wrong else hits)}
+        assert math.isfinite(leaderboard(runs, outcomes=seen)["class_low"][0]) == used
 
 
 def test_outcomes_reproduce_the_metric_they_stand_for():

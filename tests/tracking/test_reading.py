@@ -155,10 +155,12 @@ def test_outcomes_come_back_by_run(where, request, tmp_path):
     uri = request.getfixturevalue(where)
     client = connect(uri)
     place = ensure_experiment(uri, "outcomes")
-    stored, bare = (client.create_run(place).info.run_id for _ in range(2))
+    stages = ({"dmkd.stage": "final"}, {"dmkd.stage": "final"}, {"dmkd.stage": "search"})
+    stored, bare, searched = (client.create_run(place, tags=tags).info.run_id for tags in stages)
     table = pl.DataFrame({"query": [0, 1], "label": [3, 4], "first_hit": [1, 2], "ap": [1.0, 0.5], "ap_at_r": [1.0, 0.0]})
     table.write_parquet(tmp_path / "queries.parquet")
-    client.log_artifact(stored, str(tmp_path / "queries.parquet"), "evaluation")
+    for run_id in (stored, searched):
+        client.log_artifact(run_id, str(tmp_path / "queries.parquet"), "evaluation")
     found = load_outcomes(uri, load_runs(uri, "outcomes"))
     assert set(found) == {stored}
     assert found[stored].equals(table)
