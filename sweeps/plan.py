@@ -233,7 +233,12 @@ def _teacher(definition: Definition, seeds: int, teacher: str) -> list[Row]:
     if not teacher or definition.teacher is None:
         return []
     student = dataclasses.replace(definition.teacher.student, checkpoint=teacher)
-    return [Row("teacher", EVALUATE_ONLY | {"student": student}, 1, "teacher", row_id(definition.teacher, {}))]
+    rows = [Row("teacher", EVALUATE_ONLY | {"student": student}, 1, "teacher", row_id(definition.teacher, {}))]
+    if definition.base.method.gallery == "teacher":
+        # What a student has to beat: the teacher itself, queried at the student's resolution against its own gallery.
+        small = dataclasses.replace(student, resolution=definition.base.student.resolution)
+        rows.append(Row("teacher, student's resolution", {"optim.epochs": 0, "student": small}, 1, "teacher"))
+    return rows
 
 
 def final_jobs(definition: Definition, rows: list[Row]) -> list[Job]:
