@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dmkd import space
-from dmkd.checkpoint import State, load_model
+from dmkd.checkpoint import State
 from dmkd.config import Config
 from dmkd.data.batches import Batch, iterations_per_epoch, training_batches
 from dmkd.data.datasets import Pictures, load_dataset
@@ -101,10 +100,7 @@ class Training:
         if wanted.checkpoint == "teacher":
             if self.teacher.network is None:
                 raise ConfigError("student.checkpoint=teacher, but this method has no pretrained teacher to start from")
-            student = build_network(dataclasses.replace(self.teacher.network.network, weights="none", checkpoint=""))
-            student.load_state_dict(self.teacher.network.state_dict())
-        elif wanted.checkpoint:
-            student, _ = load_model(wanted.checkpoint)
+            student = self.teacher.network.clone(resolution=wanted.resolution, frozen_batchnorm=wanted.frozen_batchnorm)
         else:
             student = build_network(wanted)
         format_ = torch.channels_last if self.config.optim.channels_last else torch.contiguous_format

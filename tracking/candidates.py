@@ -217,9 +217,11 @@ def _varying(found: list[Candidate], *, own: bool) -> list[str]:
 
 
 def _label(candidate: Candidate, keys: list[str]) -> str:
+    if candidate.reference:
+        return candidate.reference
     first = candidate.runs[0]
     given = [f"{key.rsplit('.', 1)[-1]}={_short(first[key])}" for key in keys if first.get(key) not in (None, "")]
-    return " ".join([candidate.reference or candidate.method, *given])
+    return " ".join([candidate.method, *given])
 
 
 def _short(text: str) -> str:

@@ -52,8 +52,11 @@ def _csv(frame: pl.DataFrame) -> str:
 def _board(rows: list[Row], format: str) -> str:
     shown = [row for row in rows if row["rank"] is not None or row["reference"] or row["status"] == "finished"]
     columns = [(title, [cell(row) for row in shown]) for title, cell in COLUMNS]
-    columns = [(title, cells) for title, cells in columns if any(cells)]
-    parts = [_heading(rows[0]), (_markdown if format == "md" else _table)(columns), *_notes(rows)]
+    same = [title for title, cells in columns if title in UNITS and len(set(cells)) == 1 and len(cells) > 1 and cells[0]]
+    common = ", ".join(f"{cells[0]} {UNITS[title]}" for title, cells in columns if title in same)
+    columns = [(title, cells) for title, cells in columns if any(cells) and title not in same]
+    notes = ([f"every row: {common}"] if common else []) + _notes(rows)
+    parts = [_heading(rows[0]), (_markdown if format == "md" else _table)(columns), *notes]
     return ("\n\n" if format == "md" else "\n").join(part for part in parts if part)
 
 
@@ -146,3 +149,5 @@ COLUMNS: list[tuple[str, Callable[[Row], str]]] = [
     ("looks", lambda row: str(row["test_looks"] or "")),
 ]
 """Titles of the printed columns, and what stands in them; a column that is empty in every row is left out."""
+UNITS = {"GFLOPs": "GFLOPs", "Mparam": "million parameters", "dim": "dimensions", "px": "px"}
+"""Columns that are told once below the table where all rows agree, and how."""

@@ -5,6 +5,7 @@ import io
 import json
 import math
 
+import polars as pl
 import pytest
 
 from tests.tracking.test_leaderboard import run, table
@@ -35,16 +36,21 @@ def frame():
 
 
 def test_table_is_in_percent_and_never_wider_than_the_terminal(frame):
-    text = render(frame)
+    text = render(frame.with_columns(gflops=pl.Series([0.3871, 1.5, None, 2.0])))
     assert max(map(len, text.splitlines())) <= 120
     first = next(line for line in text.splitlines() if "aaaaaa" in line)
     assert "34.6" in first
     assert "25.0 ± 63.5" in first  # t(1) = 12.706, half width 12.706 * 0.0707 / sqrt(2)
     assert "0.387" in first
-    assert "3.4" in first
     assert "cccccc" not in text
     assert "1 pruned" in text
     assert "nan" in next(line for line in text.splitlines() if "dddddd" in line)
+
+
+def test_what_all_rows_share_is_told_once_and_leaves_room_for_the_configuration(frame):
+    text = render(frame)
+    assert "every row: 0.387 GFLOPs, 3.4 million parameters, 128 dimensions, 48 px" in text
+    assert "a_rather_long_name_0=0.123 a_rather_long" in text
 
 
 def test_markdown_has_the_same_cells(frame):
