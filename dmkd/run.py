@@ -28,18 +28,28 @@ def train_into(config: Config, folder: Path, resume: bool = False) -> Iterator[E
     """Train, keeping in `folder` the last state, the best checkpoint (by validation R@1), `metrics.jsonl` and outcomes."""
     folder.mkdir(parents=True, exist_ok=True)
     state = load_state(folder / "state") if resume else None
-    best = -1.0
+    metric, best = f"{selection_role(config)}/recall_at_1", None
     for epoch in fit(config, state):
         if epoch.number:
             save_state(epoch.state, folder / "state")
         with (folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps({"epoch": epoch.number} | epoch.metrics) + "\n")
-        score = epoch.metrics.get(f"{selection_role(config)}/recall_at_1", 0.0)
-        if score > best:
-            best = score
+        if is_better(epoch, metric, best):
+            best = epoch.metrics.get(metric)
             save_checkpoint(epoch, config, folder / "checkpoint")
         write_all_outcomes(epoch, config, folder / "evaluation")
         yield epoch
+
+
+def is_better(epoch: Epoch, metric: str, best: float | None) -> bool:
+    """Whether this epoch's checkpoint replaces the one kept so far, whose `metric` was `best`.
+
+    Without validation classes the last epoch counts, so every epoch does; an epoch that was not validated is never the best.
+    """
+    value = epoch.metrics.get(metric)
+    if value is None:
+        return epoch.training.parts.val is None
+    return best is None or value > best
 
 
 def selection_role(config: Config) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from dmkd.config import Config
+from dmkd.data.splits import Parts
 from dmkd.errors import SweepError
 from dmkd.evaluation.protocol import protocol_fingerprint
 from sweeps.options import Options
@@ -100,10 +102,14 @@ def prepare(definition: Definition, options: Options) -> Prepared:
     tags = {
         "dmkd.sweep": definition.name,
         "dmkd.data_fingerprint": facts.fingerprint,
-        "dmkd.protocol": protocol_fingerprint(facts.parts.fingerprint, base.data.protocol),
+        "dmkd.protocol": _protocol(base, facts.parts),
     }
-    final_tags = tags | {"dmkd.protocol": protocol_fingerprint(facts.final.fingerprint, base.data.protocol)}
+    final_tags = tags | {"dmkd.protocol": _protocol(base, facts.final)}
     known = [point for place, point in enumerate(points) if point != searched.base_values() and point not in points[:place]]
     return Prepared(
         definition, facts, searched, find_objective(base, options.objective), sampler, grace, known, tags, final_tags, warnings
     )
+
+
+def _protocol(base: Config, parts: Parts) -> str:
+    return protocol_fingerprint(parts.fingerprint, base.data.protocol, average_precision=base.evaluation.average_precision)

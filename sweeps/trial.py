@@ -109,12 +109,12 @@ class Trial(tune.Trainable):
     def _keep(self, epoch: Epoch) -> None:
         """The checkpoint comes before the log, the log before the state: what is killed in between is done again, not lost."""
         from dmkd.checkpoint import save_state
-        from dmkd.run import save_checkpoint, write_all_outcomes
+        from dmkd.run import is_better, save_checkpoint, write_all_outcomes
 
         first = not self.progress["metrics"]
         metrics = epoch.metrics | (epoch.training.model_costs if first else {})
         value, best = metrics.get(self.shared.objective), self.progress["best"]
-        if value is None or best is None or value > best:
+        if is_better(epoch, self.shared.objective, best):
             save_checkpoint(epoch, self.settings, self.folder / "checkpoint")
             write_all_outcomes(epoch, self.settings, self.folder / "evaluation")
             best = value
