@@ -77,14 +77,13 @@ def _writable(folder: Path, option: str) -> None:
 
 
 def find_commit(script: Path) -> str:
-    """The git commit of the script's folder, or $DMKD_COMMIT (an uploaded working folder has no .git); empty if unknown."""
-    if os.environ.get("DMKD_COMMIT"):
-        return os.environ["DMKD_COMMIT"]
+    """The git commit of the script's folder, else $DMKD_COMMIT (an uploaded working folder has no .git); empty if unknown."""
     with suppress(OSError, subprocess.TimeoutExpired):
         command = ["git", "-C", str(script.parent), "rev-parse", "HEAD"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-    return ""
+        if done.returncode == 0:
+            return done.stdout.strip()
+    return os.environ.get("DMKD_COMMIT", "")
 
 
 @contextmanager

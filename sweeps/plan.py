@@ -218,9 +218,10 @@ def final_rows(definition: Definition, best: Mapping[str, Values], teacher: str)
 
 
 def _undistilled(definition: Definition, seeds: int, teacher: str) -> list[Row]:
-    """The same network and loss without a teacher, on the same kind of batches."""
-    batches = definition.base.method.batches
-    plain = MetricLearning(batches=batches if batches.kind != "tuples" else Batches())
+    """The same network and loss without a teacher, on the same augmentation and batches (one view of an image, no tuples)."""
+    method = definition.base.method
+    views = dataclasses.replace(method.views, per_image=1, coupled=True, mixup=0.0, teacher=True)
+    plain = MetricLearning(views=views, batches=method.batches if method.batches.kind != "tuples" else Batches())
     return [Row("undistilled", {"method": plain}, seeds, "undistilled")]
 
 

@@ -92,4 +92,5 @@ def test_the_commit_comes_from_git_or_from_the_environment(tmp_path, monkeypatch
     assert find_commit(tmp_path / "script.py") == head
     assert find_commit(Path("/") / "script.py") == ""
     monkeypatch.setenv("DMKD_COMMIT", "abc")
-    assert find_commit(tmp_path / "script.py") == "abc"
+    assert find_commit(Path("/") / "script.py") == "abc"
+    assert find_commit(tmp_path / "script.py") == head
