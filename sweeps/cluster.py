@@ -52,18 +52,27 @@ class Resources:
     at_once: int
 
 
-def connect() -> None:
-    """Join the cluster of $RAY_ADDRESS, of the surrounding job or of this machine, or start a local one (no dashboard)."""
+def connect() -> bool:
+    """Join the cluster of $RAY_ADDRESS, of the surrounding job or of this machine, or start a local one (then True)."""
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     for name in ("ray.tune", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    if not ray.is_initialized():
-        where = os.environ.get("RAY_ADDRESS", "")
-        print(f"dmkd: {'joining Ray at ' + where if where else 'starting Ray (10 to 20 s)'}", file=sys.stderr, flush=True)
-        if not where:  # workers of a local Ray import what this process imports, installed or not
-            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=None if where else False)
+    if ray.is_initialized():
+        return False
+    where = os.environ.get("RAY_ADDRESS", "")
+    print(f"dmkd: {'joining Ray at ' + where if where else 'starting Ray (10 to 20 s)'}", file=sys.stderr, flush=True)
+    if not where:  # workers of a local Ray import what this process imports, installed or not
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=None if where else False)
+    return not where
+
+
+def disconnect(started: bool) -> None:
+    """Make sure that no worker of this sweep lives on: end the local Ray that `connect` started, or give killed workers time."""
+    if started:
+        ray.shutdown()
+    time.sleep(2)
 
 
 def find_resources(gpus: float | None, workers: int, at_once: int | None) -> Resources:

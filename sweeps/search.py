@@ -170,11 +170,15 @@ class StudySearch(Searcher):
         return max(done, default=0.0)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Report a finite value once for each epoch."""
-        trial, value, epoch = self._running[trial_id], result.get(self.metric), int(result.get("epoch", 0))
+        """Report a finite value once for each epoch.
+
+        `history`, the trial's own record of [epoch, value], fills what a driver that died did not hear of.
+        """
+        trial = self._running[trial_id]
         known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        if value is not None and math.isfinite(value) and epoch not in known:
-            trial.report(float(value), epoch)
+        for epoch, value in [*result.get("history", []), [result.get("epoch", 0), result.get(self.metric)]]:
+            if value is not None and math.isfinite(value) and int(epoch) not in known:
+                trial.report(float(value), int(epoch))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study COMPLETE, PRUNED (stopped before the planned epochs) or FAIL with its reason, never a NaN."""

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from dmkd.config import to_yaml
 from dmkd.errors import SweepError
 from dmkd.space import override
-from sweeps.cluster import Resources, connect, find_resources, run_jobs, run_tuner
+from sweeps.cluster import Resources, connect, disconnect, find_resources, run_jobs, run_tuner
 from sweeps.options import Options
 from sweeps.places import Places
 from sweeps.plan import Definition, Job, final_jobs, final_rows, gflops_refusal, row_id
@@ -27,7 +27,7 @@ from tracking.board import remember
 from tracking.leaderboard import leaderboard
 from tracking.reading import load_outcomes, load_runs
 from tracking.render import render
-from tracking.runs import start_run
+from tracking.runs import start_run, sync
 
 
 class Stages:
@@ -60,10 +60,10 @@ class Stages:
             | {"dmkd.stage": "sweep", "mlflow.note.content": self.definition.description.strip()},
         )
         self.parent = run.id
-        finished = False
+        finished = started = False
         try:
             run.log_text(to_yaml(self.definition.base), "config.yaml")
-            connect()
+            started = connect()
             workers = self.definition.base.data.workers
             self.resources = find_resources(self.options.gpus_per_trial, workers, self.options.max_concurrent)
             finished = self._teacher() and self._search() and self._final()
@@ -71,6 +71,11 @@ class Stages:
         except BaseException as error:
             run.finish("FAILED" if isinstance(error, Exception) else "KILLED", f"{type(error).__name__}: {error}")
             raise
+        finally:
+            if not finished:
+                disconnect(started)
+            # A worker that was killed, in the middle of an epoch say, has not closed its run.
+            sync()
         run.finish("FINISHED" if finished else "KILLED", "" if finished else "interrupted: --resume goes on")
         if finished:
             self.record.finished = True

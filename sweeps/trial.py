@@ -59,7 +59,7 @@ class Trial(tune.Trainable):
         job = config.get("run", config)
         self.shared, self.folder = shared, shared.folder / job["key"]
         self.status, self.reason = "interrupted", ""
-        self.progress: dict[str, Any] = {"epoch": 0, "metrics": {}, "best": None}
+        self.progress: dict[str, Any] = {"epoch": 0, "metrics": {}, "best": None, "history": []}
         self.run: Run | None = None
         try:
             self._open(job)
@@ -104,7 +104,8 @@ class Trial(tune.Trainable):
             self._failed(error)
         if self.status == "failed":
             return {"done": True, "failed": self.reason, "epoch": self.progress["epoch"]}
-        return {**self.progress["metrics"], "epoch": self.progress["epoch"], "done": self.status == "finished"}
+        done = self.status == "finished"
+        return {**self.progress["metrics"], "epoch": self.progress["epoch"], "history": self.progress["history"], "done": done}
 
     def _keep(self, epoch: Epoch) -> None:
         """The checkpoint comes before the log, the log before the state: what is killed in between is done again, not lost."""
@@ -120,7 +121,10 @@ class Trial(tune.Trainable):
             best = value
         assert self.run is not None
         self.run.log(metrics, step=epoch.number)
-        self.progress = {"epoch": epoch.number, "metrics": {k: v for k, v in metrics.items() if math.isfinite(v)}, "best": best}
+        finite = {key: value for key, value in metrics.items() if math.isfinite(value)}
+        history = [point for point in self.progress["history"] if point[0] < epoch.number]
+        history += [[epoch.number, value]] if value is not None else []
+        self.progress = {"epoch": epoch.number, "metrics": finite, "best": best, "history": history}
         _write(self.folder / "progress.json", self.progress)
         if epoch.number < self.settings.optim.epochs:
             save_state(epoch.state, self.folder / "state")

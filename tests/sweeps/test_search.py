@@ -87,6 +87,17 @@ def test_a_new_driver_goes_on_with_running_then_enqueued_then_new_trials(tmp_pat
     assert second.suggest("w") == Searcher.FINISHED
 
 
+def test_epochs_that_a_dead_driver_did_not_hear_of_are_in_the_study(tmp_path):
+    searcher = search(tmp_path)
+    searcher.suggest("a")
+    searcher.on_trial_result("a", result(1, 0.1) | {"history": [[1, 0.1]]})
+    again = search(tmp_path)
+    again.suggest("b")
+    again.on_trial_result("b", result(4, 0.4) | {"history": [[1, 0.1], [2, 0.2], [3, math.nan], [4, 0.4]]})
+    again.on_trial_complete("b", result(4, 0.4) | {"history": [[1, 0.1], [2, 0.2], [3, math.nan], [4, 0.4]]})
+    assert again.study.trials[0].intermediate_values == {1: 0.1, 2: 0.2, 4: 0.4}
+
+
 def test_a_trial_killed_between_ask_and_its_parameters_is_completed(tmp_path):
     study = open_study(tmp_path, "s")
     study.ask()
