@@ -22,7 +22,7 @@ class Options:
     seeds: int | None = None
     set: tuple[str, ...] = ()
     sampler: str | None = None
-    early_stopping: str = "auto"
+    early_stopping: str = ""
     objective: str = ""
     max_gflops: float | None = None
     hours: float | None = None
@@ -81,8 +81,8 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     add(
         "--early-stopping",
         choices=("auto", "asha", "none"),
-        default="auto",
-        help="asha insists; auto leaves it off when it cannot be fair",
+        default="",
+        help="asha insists; auto (default) leaves it off when it cannot be fair",
     )
     add("--objective", default="", metavar="val/METRIC", help="what the search maximises (default: recall_at_1)")
     add("--max-gflops", type=float, metavar="X", help="propose no student whose query costs more (a multiply-add counts one)")

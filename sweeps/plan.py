@@ -43,6 +43,7 @@ class Definition:
     seeds: int = 3
     finalists: int = 3
     sampler: str = "tpe"
+    early_stopping: str = "auto"
 
 
 @dataclass(frozen=True)

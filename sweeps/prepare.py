@@ -95,7 +95,7 @@ def prepare(definition: Definition, options: Options) -> Prepared:
     for point in points:
         searched.check(point)
     facts = find_facts(base)
-    grace, warning = grace_epochs(base, facts.plan, options.early_stopping)
+    grace, warning = grace_epochs(base, facts.plan, options.early_stopping or definition.early_stopping)
     check_networks(definition)
     paper = gflops_refusal(searched, {}, options.max_gflops)
     warnings = [warning, inactive(base, facts.plan), f"trial 0 stays, as a reference, though {paper}" if paper else ""]

@@ -34,6 +34,7 @@ def sweep(
     seeds: int = 3,
     finalists: int = 3,
     sampler: str = "tpe",
+    early_stopping: str = "auto",
     arguments: Sequence[str] | None = None,
 ) -> None:
     """Run the sweep that the command line asks for (`arguments` in its place, for tests).
@@ -45,7 +46,18 @@ def sweep(
     from tracking.errors import TrackingError
 
     stated = Definition(
-        name, base, space or {}, description, tuple(references), tuple(points), teacher, trials, seeds, finalists, sampler
+        name,
+        base,
+        space or {},
+        description,
+        tuple(references),
+        tuple(points),
+        teacher,
+        trials,
+        seeds,
+        finalists,
+        sampler,
+        early_stopping,
     )
     try:
         options = parse(name, description, arguments)

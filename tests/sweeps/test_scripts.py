@@ -80,8 +80,16 @@ def test_the_four_axes_of_cars_s2sd_in_an_optuna_trial():
 
 def test_the_quickstart_compares_two_methods_of_the_same_student():
     searched = Searched(quickstart.BASE, quickstart.SPACE)
-    labels = [point["method"].label for point in searched.grid(0)]
-    assert sorted(labels) == ["metric_learning", "yu/absolute", "yu/relative"]
+    for point in quickstart.POINTS:
+        searched.check(point)
+    tried = [override(quickstart.BASE, point) for point in [{}, *quickstart.POINTS]]
+    assert sorted((config.method.label, config.student.checkpoint) for config in tried) == [
+        ("metric_learning", ""),
+        ("yu/absolute", ""),
+        ("yu/absolute", "teacher"),
+        ("yu/relative", ""),
+    ]
+    assert {config.student.backbone for config in tried} == {quickstart.TEACHER.student.backbone}
     assert quickstart.TEACHER.student.resolution == 2 * quickstart.BASE.student.resolution
     assert quickstart.TEACHER.data == quickstart.BASE.data
 
