@@ -94,6 +94,7 @@ def prepare(definition: Definition, options: Options) -> Prepared:
     points = [*definition.points, *(searched.grid(base.seed) if sampler == "grid" else ())]
     for point in points:
         searched.check(point)
+    points = [searched.completed(point) for point in points]
     facts = find_facts(base)
     grace, warning = grace_epochs(base, facts.plan, options.early_stopping or definition.early_stopping)
     check_networks(definition)

@@ -176,9 +176,12 @@ class StudySearch(Searcher):
         """
         trial = self._running[trial_id]
         known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        for epoch, value in [*result.get("history", []), [result.get("epoch", 0), result.get(self.metric)]]:
-            if value is not None and math.isfinite(value) and int(epoch) not in known:
-                trial.report(float(value), int(epoch))
+        told = {int(epoch): value for epoch, value in result.get("history", [])} | {
+            int(result.get("epoch", 0)): result.get(self.metric)
+        }
+        for epoch, value in told.items():
+            if value is not None and math.isfinite(value) and epoch not in known:
+                trial.report(float(value), epoch)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study COMPLETE, PRUNED (stopped before the planned epochs) or FAIL with its reason, never a NaN."""

@@ -49,10 +49,14 @@ class Searched:
 
     def base_values(self) -> Values:
         """The base's own value of every key that is active in it: trial 0."""
+        return self.completed({})
+
+    def completed(self, point: Values) -> Values:
+        """A known point with the base's own value for every active key that it does not name."""
         values: Values = {}
         for key in self.space:
             if self.active(key, values):
-                values[key] = self._base_value(key)
+                values[key] = point.get(key, self._base_value(key))
         return values
 
     def propose(self, trial: optuna.trial.Trial) -> Values:
