@@ -11,8 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,7 +50,7 @@ class Head:
     """A head started in the project's root with the environment active, and clients that talk to it."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.ports = folder, [_free_port() for _ in range(3)]
+        self.folder, self.ports = folder, [_free_port() for _ in range(4)]
         self.address = f"http://127.0.0.1:{self.ports[1]}"
         (folder / "token").write_text(secrets.token_hex(32))
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_", "DMKD_"))}
@@ -77,21 +75,19 @@ class Head:
             "--ray-client-server-port",
             str(self.ports[2]),
         ]
+        command += ["--dashboard-agent-listen-port", str(self.ports[3])]
         command += ["--temp-dir", str(folder / "ray"), "--object-store-memory", str(150 * 2**20)]
         with (folder / "head.log").open("w") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=node, stdout=log, stderr=log)
 
     def ready(self) -> None:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{self.address}/api/version", timeout=5).close()
-            except urllib.error.HTTPError:
+        """The agent that starts jobs comes up some seconds after the address answers."""
+        for _ in range(30):
+            done = self.submit("--", "true")
+            if done.returncode == 0:
                 return
-            except OSError:
-                time.sleep(0.5)
-            else:
-                return
-        raise AssertionError((self.folder / "head.log").read_text())
+            time.sleep(2)
+        raise AssertionError(done.stdout + done.stderr + (self.folder / "head.log").read_text())
 
     def submit(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = ["ray", "job", "submit", *arguments]
@@ -119,16 +115,19 @@ def _free_port() -> int:
 def head() -> Iterator[Head]:
     # Ray's sockets want a short path.
     started = Head(Path(tempfile.mkdtemp(prefix="dmkd")))
-    started.ready()
-    yield started
-    started.close()
-    shutil.rmtree(started.folder, ignore_errors=True)
+    try:
+        started.ready()
+        yield started
+    finally:
+        started.close()
+        shutil.rmtree(started.folder, ignore_errors=True)
 
 
 def test_without_data_the_literal_form_ends_in_one_clear_line(head: Head) -> None:
     done = head.submit("sweeps/cars_s2sd.py")
     assert done.returncode != 0
-    lines = [line for line in done.stdout.splitlines() if line.startswith("cars_s2sd: ")]
+    # The client shows the log and then, as the status of the job, its end once more.
+    lines = list({line for line in done.stdout.splitlines() if line.startswith("cars_s2sd: ")})
     assert len(lines) == 1, done.stdout + done.stderr
     assert f"{head.folder}/data/cars196" in lines[0]
     assert "cars_annos.mat" in lines[0]
@@ -148,7 +147,7 @@ def test_cars_s2sd_runs_as_a_job(head: Head, layout: str, form: str) -> None:
     place = ["--data-root", str(head.folder / "data" / layout), "--name", layout]
     if form == "literal":
         # All that is added to the literal command makes it small: no weights to download, a small network, one epoch.
-        done = head.submit("sweeps/cars_s2sd.py", *SMALL, *place, "--storage", str(head.folder / "out"))
+        done = head.submit("--", "sweeps/cars_s2sd.py", *SMALL, *place, "--storage", str(head.folder / "out"))
     else:
         done = head.submit("--working-dir", ".", "--", "python", "sweeps/cars_s2sd.py", *SMALL, *place)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
