@@ -16,8 +16,8 @@ import ray
 from ray import tune
 
 from dmkd.errors import SweepError
-from sweeps.plan import Job
 from sweeps.progress import Progress
+from sweeps.rows import Job
 from sweeps.trial import DONE, Shared, Trial, read_done
 
 QUIET = {

@@ -16,13 +16,13 @@ from sweeps.plan import (
     Facts,
     bounded,
     check_networks,
-    final_rows,
     find_facts,
     find_objective,
     gflops_refusal,
     grace_epochs,
     inactive,
 )
+from sweeps.rows import final_rows
 from sweeps.search import make_sampler
 from sweeps.space import Searched, Values
 

@@ -16,9 +16,10 @@ from dmkd.space import override
 from sweeps.cluster import Resources, connect, disconnect, find_resources, run_jobs, run_tuner
 from sweeps.options import Options
 from sweeps.places import Places
-from sweeps.plan import Definition, Job, final_jobs, final_rows, gflops_refusal, row_id
+from sweeps.plan import Definition, gflops_refusal
 from sweeps.prepare import Prepared
 from sweeps.record import Record
+from sweeps.rows import Job, final_jobs, final_rows, row_id
 from sweeps.search import StudySearch, enqueue, enqueue_failed, failed_trials, open_study, retries
 from sweeps.space import Searched, Values
 from sweeps.stopping import Asha, time_is_up

@@ -16,7 +16,7 @@ from ray import tune
 
 from dmkd.config import Config, config_hash
 from dmkd.space import flatten, override
-from sweeps.plan import settled
+from sweeps.rows import settled
 
 if TYPE_CHECKING:
     from dmkd.trainer import Epoch

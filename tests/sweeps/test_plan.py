@@ -16,20 +16,17 @@ from dmkd.models import Network
 from dmkd.space import Choice, Range, override
 from sweeps.options import Options, parse
 from sweeps.plan import (
-    FINAL,
     Definition,
     bounded,
     configured,
-    final_jobs,
-    final_rows,
     find_objective,
     gflops_refusal,
     grace_epochs,
     inactive,
-    row_id,
 )
 from sweeps.prepare import prepare
 from sweeps.record import open_record
+from sweeps.rows import FINAL, final_jobs, final_rows, row_id
 from sweeps.space import Searched
 
 

@@ -1,0 +1,110 @@
+"""The rows of the final stage: which configurations are trained on all training classes and looked at on test."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dmkd.config import Config, config_hash, from_dict
+from dmkd.data.batches import Batches
+from dmkd.distill.metric_learning import MetricLearning
+from dmkd.models import Teacher
+from dmkd.space import override, to_dict
+from sweeps.plan import Definition
+from sweeps.space import Values
+
+FINAL: Values = {"data.validation": 0.0, "data.folds": 0, "data.fold": 0, "evaluation.test": True}
+"""The final stage: all training classes, evaluated once on test."""
+
+EVALUATE_ONLY: Values = {"optim.epochs": 0, "method": MetricLearning()}
+"""A row that is measured as it stands."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the shared trainer: a stable key, what it overrides in the base, and its own tags."""
+
+    key: str
+    values: Values
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A configuration of the final stage and the seeds that it runs with."""
+
+    label: str
+    values: Values
+    seeds: int
+    reference: str = ""
+    """untrained, undistilled or teacher: what the others are compared with."""
+    id: str = ""
+    """Its stable name where that is not the configuration's own: the teacher's row is that of the run which trained it."""
+
+
+def settled(config: Config) -> Config:
+    """Without the teacher that its method does not use, and 50 as 50.0 where a float is wanted: equal runs have equal names."""
+    config = from_dict(to_dict(config))
+    return config if config.method.teacher == "pretrained" else dataclasses.replace(config, teacher=Teacher())
+
+
+def row_id(base: Config, values: Values) -> str:
+    """The stable name of a configuration, whatever its seed and stage."""
+    return config_hash(settled(override(base, values)))
+
+
+def final_rows(definition: Definition, best: Mapping[str, Values], teacher: str) -> list[Row]:
+    """Trial 0, the best by validation (label: values) and the reference rows, one of each configuration.
+
+    `teacher` is the folder of the teacher's checkpoint, or empty.
+    """
+    base, seeds = definition.base, definition.seeds
+    rows = [Row("trial 0", {}, seeds), *(Row(label, values, seeds) for label, values in best.items())]
+    makers = {"undistilled": _undistilled, "untrained": _untrained, "teacher": _teacher}
+    for name in definition.references:
+        rows += makers[name](definition, seeds, teacher)
+    unique: dict[str, Row] = {}
+    for row in rows:
+        first = unique.setdefault(row_id(base, row.values), row)
+        unique[row_id(base, row.values)] = dataclasses.replace(first, reference=first.reference or row.reference)
+    return list(unique.values())
+
+
+def _undistilled(definition: Definition, seeds: int, teacher: str) -> list[Row]:
+    """The same network and loss without a teacher, on the same augmentation and batches (one view of an image, no tuples)."""
+    method = definition.base.method
+    views = dataclasses.replace(method.views, per_image=1, coupled=True, mixup=0.0, teacher=True)
+    plain = MetricLearning(views=views, batches=method.batches if method.batches.kind != "tuples" else Batches())
+    return [Row("undistilled", {"method": plain}, seeds, "undistilled")]
+
+
+def _untrained(definition: Definition, seeds: int, teacher: str) -> list[Row]:
+    """The backbone's own pooled features: nothing is drawn at random, so one seed says it all."""
+    return [Row("untrained", EVALUATE_ONLY | {"student.dim": 0}, 1, "untrained")]
+
+
+def _teacher(definition: Definition, seeds: int, teacher: str) -> list[Row]:
+    if not teacher or definition.teacher is None:
+        return []
+    student = dataclasses.replace(definition.teacher.student, checkpoint=teacher)
+    rows = [Row("teacher", EVALUATE_ONLY | {"student": student}, 1, "teacher", row_id(definition.teacher, {}))]
+    if definition.base.method.gallery == "teacher":
+        # What a student has to beat: the teacher itself, queried at the student's resolution against its own gallery.
+        small = dataclasses.replace(student, resolution=definition.base.student.resolution)
+        rows.append(Row("teacher, student's resolution", {"optim.epochs": 0, "student": small}, 1, "teacher"))
+    return rows
+
+
+def final_jobs(definition: Definition, rows: list[Row]) -> list[Job]:
+    """Every row with every seed."""
+    first = definition.base.seed
+    return [job(definition.base, row, first + offset) for row in rows for offset in range(row.seeds)]
+
+
+def job(base: Config, row: Row, seed: int) -> Job:
+    """One seed of a final row. Its key names the configuration, so that the same row is never run twice."""
+    name = row_id(base, row.values)
+    tags = {"dmkd.row": row.id or name, "dmkd.config_hash": row.id or name, "dmkd.label": row.label, "dmkd.stage": "final"}
+    tags |= {"dmkd.reference": row.reference} if row.reference else {}
+    return Job(f"final-{name}-seed{seed}", row.values | FINAL | {"seed": seed}, tags)
