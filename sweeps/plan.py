@@ -1,4 +1,4 @@
-"""What a sweep is going to do, decided before any cluster starts: the base, early stopping, the rows of the final stage."""
+"""What a sweep is going to do, decided before any cluster starts: the base, the data, early stopping, the bound on cost."""
 
 from __future__ import annotations
 
