@@ -117,12 +117,16 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     for name, (_, extras) in _fields(type(config)).items():
         value, key = getattr(config, name), f"{prefix}{name}"
         if dataclasses.is_dataclass(value):
-            if any(isinstance(extra, Variants) for extra in extras):
-                flat[f"{key}.name"] = value.name  # type: ignore[attr-defined]
+            flat |= {f"{key}.{label}": variant for label, variant in _variant_name(value, extras).items()}
             flat |= flatten(value, f"{key}.")
         else:
             flat[key] = value
     return flat
+
+
+def _variant_name(value: Any, extras: tuple[Any, ...]) -> dict[str, str]:
+    """`{"name": ...}` of a field that holds one of several dataclasses; nothing for any other."""
+    return {"name": value.name} if any(isinstance(extra, Variants) for extra in extras) else {}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -131,8 +135,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     for name, (_, extras) in _fields(type(config)).items():
         value = getattr(config, name)
         if dataclasses.is_dataclass(value):
-            label = {"name": value.name} if any(isinstance(extra, Variants) for extra in extras) else {}  # type: ignore[attr-defined]
-            plain[name] = label | to_dict(value)
+            plain[name] = _variant_name(value, extras) | to_dict(value)
         else:
             plain[name] = list(value) if isinstance(value, tuple) else value
     return plain

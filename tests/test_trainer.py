@@ -72,7 +72,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "obd_sd": {"method.preset": "obd_sd"},
     "relative": {"method.preset": "yu_relative", "method.batches.images_per_class": 2},
     "raml": {"method.name": "raml", "method.views.per_image": 2, "method.batches.size": 3, "student.checkpoint": "teacher"},
-    "asymmetric": {"method.name": "asymmetric", "method.batches.size": 4, "method.batches.iterations": 2, "method.negative_count": 2},
+    "asymmetric": {
+        "method.name": "asymmetric",
+        "method.batches.size": 4,
+        "method.batches.iterations": 2,
+        "method.negative_count": 2,
+    },
 }
 
 
@@ -178,12 +183,16 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(root: Path, tmp
         next(fit(tiny(root, {"method.preset": "yu_relative"})))
     with pytest.raises(ConfigError, match=r"student.checkpoint=teacher, but this method has no pretrained teacher"):
         next(fit(tiny(root, {"student.checkpoint": "teacher"})))
+    manifest = _manifest_without_a_test_part(tmp_path)
     with pytest.raises(DataError, match="no test part"):
-        make_folder(tmp_path / "images", classes=6, size=32)
-        rows = [f"images/{file.parent.name}/{file.name},{file.parent.name},train" for file in sorted(tmp_path.rglob("*.png"))]
-        (tmp_path / "manifest.csv").write_text("\n".join(["path,class,split", *rows]))
-        manifest = {"data.name": "manifest", "data.root": str(tmp_path / "manifest.csv"), "evaluation.test": True}
-        next(fit(override(tiny(root), manifest)))
+        next(fit(override(tiny(root), {"data.name": "manifest", "data.root": str(manifest), "evaluation.test": True})))
+
+
+def _manifest_without_a_test_part(folder: Path) -> Path:
+    make_folder(folder / "images", classes=6, size=32)
+    rows = [f"images/{file.parent.name}/{file.name},{file.parent.name},train" for file in sorted(folder.rglob("*.png"))]
+    (folder / "manifest.csv").write_text("\n".join(["path,class,split", *rows]))
+    return folder / "manifest.csv"
 
 
 def test_model_costs_are_counted(root: Path) -> None:
