@@ -34,7 +34,7 @@ from dmkd.space import Choice
 from sweeps.space import Space, Values
 from sweeps.sweep import sweep
 
-BATCHES = Batches(size=112, images_per_class=2, replacement=False, iterations=8)
+BATCHES = Batches(size=112, images_per_class=2, replacement=False, iterations=7)
 VIEWS = Views(min_scale=0.5)
 UNDISTILLED = MetricLearning(batches=BATCHES, views=VIEWS)
 ABSOLUTE = Yu(absolute=1.0, relative=0.0, batches=BATCHES, views=VIEWS)

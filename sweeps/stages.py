@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import sys
 import time
 from typing import Any
@@ -86,16 +87,14 @@ class Stages:
     def report(self) -> None:
         """The leaderboard, and what to type next."""
         uri, experiment = self.places.tracking_uri, self.prepared.experiment
-        question = {"select_by": self.prepared.objective, "report": self.prepared.objective.replace("val", "test", 1)}
-        runs = load_runs(uri, experiment)
-        frame = leaderboard(runs, outcomes=load_outcomes(uri, runs), **question)
-        remember(frame, uri, experiment=experiment, group_by="configuration", **question)
-        print(f"\n{render(frame)}")
-        print(
-            f"\nnext:  dmkd leaderboard --experiment {experiment} --tracking-uri {uri}"
-            f"\n       dmkd pull 1 --to best-student --tracking-uri {uri}"
-            f'\n       mlflow ui --backend-store-uri {uri}    # or: make ui; choose "Model training"'
-        )
+        print(f"\n{show(uri, experiment, select_by=self.prepared.objective)}\n")
+        there = "" if uri == default_uri() else f" --tracking-uri {uri}"
+        active = os.environ.get("VIRTUAL_ENV") or sys.prefix == sys.base_prefix
+        lines = [] if active else [f"source {os.path.relpath(sys.prefix)}/bin/activate"]
+        lines += [f"dmkd leaderboard --experiment {experiment}{there}", f"dmkd pull 1 --to best-student{there}"]
+        lines += ["dmkd evaluate --checkpoint best-student        # the logged recall again"]
+        lines += [f'mlflow ui --backend-store-uri {uri}        # http://127.0.0.1:5000, "Model training"']
+        print("next:\n" + "\n".join(f"    {line}" for line in lines))
 
     def _shared(self, **changes: Any) -> Shared:
         shared = Shared(

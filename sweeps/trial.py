@@ -81,7 +81,7 @@ class Trial(tune.Trainable):
         self.run = start_run(
             self.shared.tracking_uri,
             self.shared.experiment,
-            job["key"],
+            run_name(settings, job["tags"] | dict(self.shared.tags)),
             key=f"{self.shared.sweep}/{job['key']}",
             parent_id=self.shared.parent,
             params=flatten(settings),
@@ -171,6 +171,13 @@ class Trial(tune.Trainable):
         self.epochs = iter(())
         self.setup(new_config)  # tune.with_parameters adds `shared`
         return True
+
+
+def run_name(config: Config, tags: Mapping[str, str]) -> str:
+    """What the tracker's lists show: "trial 3: yu/absolute", "final trial 3: yu/absolute, seed 1", "teacher"."""
+    label = tags.get("dmkd.label", config.method.label)
+    name = label if label in ("teacher", "untrained", "undistilled") else f"{label}: {config.method.label}"
+    return f"final {name}, seed {config.seed}" if tags.get("dmkd.stage") == "final" else name
 
 
 def run_tags(config: Config) -> dict[str, str]:

@@ -16,10 +16,14 @@ NOT_IN_LABEL = (
     "params.seed",
     "params.data.",
     "params.evaluation.",
-    "params.student.checkpoint",
+    "params.student.dim",
+    "params.student.resolution",
     "params.teacher.checkpoint",
     "params.method.name",
 )
+"""What repetitions share or not without being another configuration, and what has a column of its own."""
+WORDS = {"params.student.checkpoint": "from "}
+"""Params that a label names by a word: "yu/absolute from teacher"."""
 
 Row = dict[str, Any]
 
@@ -198,8 +202,9 @@ def labels(found: list[Candidate], most: int = 4) -> list[str]:
     A param of the method is compared with the same method's other candidates, any other param with all.
     """
     methods = {candidate.method for candidate in found}
-    general = _varying(found, own=False)
-    special = {method: _varying([one for one in found if one.method == method], own=True) for method in methods}
+    compared = [candidate for candidate in found if not candidate.reference]
+    general = _varying(compared, own=False)
+    special = {method: _varying([one for one in compared if one.method == method], own=True) for method in methods}
     return [_label(candidate, [*special[candidate.method], *general][:most]) for candidate in found]
 
 
@@ -220,10 +225,12 @@ def _label(candidate: Candidate, keys: list[str]) -> str:
     if candidate.reference:
         return candidate.reference
     first = candidate.runs[0]
-    given = [f"{key.rsplit('.', 1)[-1]}={_short(first[key])}" for key in keys if first.get(key) not in (None, "")]
+    words = {key: WORDS.get(key, f"{key.rsplit('.', 1)[-1]}=") for key in keys}
+    given = [f"{word}{_short(first[key])}" for key, word in words.items() if first.get(key) not in (None, "")]
     return " ".join([candidate.method, *given])
 
 
 def _short(text: str) -> str:
     number = _number(text)
+    text = text.rstrip("/").rsplit("/", 1)[-1]
     return text if number is None or len(text) <= 5 else f"{number:.3g}"

@@ -143,11 +143,11 @@ COLUMNS: list[tuple[str, Callable[[Row], str]]] = [
     ("seeds", lambda row: str(row["seeds"] or "")),
     ("GFLOPs", _figure("gflops")),
     ("Mparam", _figure("parameters", 1e6)),
-    ("dim", _figure("dim")),
+    ("dim", lambda row: "" if row["dim"] is None else f"{row['dim']:.0f}"),
     ("px", lambda row: "" if row["resolution"] is None else f"{row['resolution']:.0f}"),
     ("hours", _hours),
     ("looks", lambda row: str(row["test_looks"] or "")),
 ]
 """Titles of the printed columns, and what stands in them; a column that is empty in every row is left out."""
-UNITS = {"GFLOPs": "GFLOPs", "Mparam": "million parameters", "dim": "dimensions", "px": "px"}
+UNITS = {"GFLOPs": "GFLOPs", "Mparam": "million parameters", "dim": "dimensions", "px": "px", "looks": "test look a seed"}
 """Columns that are told once below the table where all rows agree, and how."""

@@ -47,8 +47,12 @@ class Swept:
     def runs(self) -> pl.DataFrame:
         return load_runs(f"sqlite:///{self.folder}/mlflow.db", "folder/tiny")
 
-    def run_of(self, name: str) -> dict[str, Any]:
-        return self.runs().row(by_predicate=pl.col("name") == name, named=True)
+    def run_of(self, key: str) -> dict[str, Any]:
+        return self.runs().row(by_predicate=pl.col("tags.dmkd.run_key").str.ends_with(f"/{key}"), named=True)
+
+
+def key_of(run: dict[str, Any]) -> str:
+    return str(run["tags.dmkd.run_key"]).rsplit("/", 1)[-1]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +95,8 @@ def test_every_run_is_closed_with_its_own_status_and_reason(swept: Swept) -> Non
     assert swept.run_of("trial-0001")["tags.dmkd.status_reason"] == "pruned after epoch 1 of 3"
     assert swept.run_of("trial-0002")["status"] == "FAILED"
     assert "TrainingError" in swept.run_of("trial-0002")["tags.dmkd.status_reason"]
-    parent = swept.run_of("tiny")
+    parent = swept.run_of("sweep")
+    assert swept.run_of("trial-0000")["name"].startswith("trial 0: ")
     children = runs.filter(pl.col("name") != "tiny")
     assert children["tags.mlflow.parentRunId"].unique().to_list() == [parent["run_id"]]
 
@@ -149,7 +154,7 @@ def test_only_the_final_stage_looks_at_test_and_once(swept: Swept) -> None:
 
 def test_the_checkpoint_gives_the_logged_recall_again(swept: Swept) -> None:
     final = swept.runs().filter((pl.col("tags.dmkd.label") == "trial 0") & (pl.col("tags.dmkd.seed") == "1")).row(0, named=True)
-    scores = evaluate_checkpoint(swept.trials / final["name"] / "checkpoint")
+    scores = evaluate_checkpoint(swept.trials / key_of(final) / "checkpoint")
     assert scores["test/recall_at_1"] == final["metrics.test/recall_at_1"]
 
 
@@ -168,7 +173,7 @@ def test_what_is_missing_of_a_sweep_is_run_and_nothing_else(swept: Swept) -> Non
     """As after a killed driver: the record says unfinished, one final run has not ended."""
     before = swept.runs()
     lost = before.filter((pl.col("tags.dmkd.label") == "undistilled") & (pl.col("tags.dmkd.seed") == "1")).row(0, named=True)
-    (swept.trials / lost["name"] / "done.json").unlink()
+    (swept.trials / key_of(lost) / "done.json").unlink()
     record = swept.folder / "out" / "tiny" / "sweep.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"finished": False}))
     swept.run(resume=True)
@@ -188,5 +193,5 @@ def test_an_extended_sweep_runs_its_new_trials_in_the_same_study_and_parent(swep
     study = open_study(swept.folder / "out" / "tiny", "tiny")
     assert [trial.number for trial in study.trials] == [0, 1, 2, 3]
     new = swept.runs().join(before, on="run_id", how="anti")
-    assert "trial-0003" in new["name"].to_list()
-    assert set(new["tags.mlflow.parentRunId"]) == {swept.run_of("tiny")["run_id"]}
+    assert "trial-0003" in [key_of(run) for run in new.to_dicts()]
+    assert set(new["tags.mlflow.parentRunId"]) == {swept.run_of("sweep")["run_id"]}
