@@ -25,11 +25,9 @@ from sweeps.search import StudySearch, enqueue, enqueue_failed, failed_trials, o
 from sweeps.space import Searched, Values
 from sweeps.stopping import Asha, time_is_up
 from sweeps.trial import Shared
-from tracking.board import remember
-from tracking.leaderboard import leaderboard
-from tracking.reading import load_outcomes, load_runs
-from tracking.render import render
+from tracking.places import default_uri
 from tracking.runs import start_run, sync
+from tracking.show import show
 
 
 class Stages:
