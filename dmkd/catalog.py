@@ -29,6 +29,17 @@ def method_rows() -> list[dict[str, Any]]:
     return rows
 
 
+def method_lines() -> list[str]:
+    """The same for a terminal."""
+    lines = []
+    for row in method_rows():
+        lines.append(f"{row['name']}  (paper: {row['paper'] or '-'}, teacher: {row['teacher']}, gallery: {row['gallery']})")
+        for key, field in row["parameters"].items():
+            searched = f"   searched {field['range']}" if field["range"] else ""
+            lines.append(f"    {key} = {field['default']}{searched}")
+    return lines
+
+
 def _range(searched: Range | Choice) -> str:
     where = f" where {searched.when[0]} is {searched.when[1]}" if searched.when else ""
     if isinstance(searched, Choice):
@@ -42,6 +53,18 @@ def dataset_rows() -> list[dict[str, Any]]:
 
     shown = ("name", "summary", "layout", "source", "licence", "classes", "images")
     return [{key: getattr(info, key) for key in shown} for info in DATASETS.values()]
+
+
+def dataset_lines() -> list[str]:
+    """The same for a terminal."""
+    lines = []
+    for row in dataset_rows():
+        counts = f" ({row['classes']} classes, {row['images']} pictures)" if row["classes"] else ""
+        lines += [
+            f"{row['name']}: {row['summary']}{counts}",
+            *(f"    {key}: {row[key]}" for key in ("layout", "source", "licence")),
+        ]
+    return lines
 
 
 def prepare_report(name: str, root: str) -> tuple[dict[str, Any], list[str]]:

@@ -131,32 +131,16 @@ def _tracked(parser: argparse.ArgumentParser) -> None:
 
 def methods(options: argparse.Namespace) -> None:
     """Print every method and preset."""
-    from dmkd.catalog import method_rows
+    from dmkd.catalog import method_lines, method_rows
 
-    rows = method_rows()
-    if options.json:
-        print(json.dumps(rows, indent=2))
-        return
-    for row in rows:
-        print(f"{row['name']}  (paper: {row['paper'] or '-'}, teacher: {row['teacher']}, gallery: {row['gallery']})")
-        for key, field in row["parameters"].items():
-            searched = f"   searched {field['range']}" if field["range"] else ""
-            print(f"    {key} = {field['default']}{searched}")
+    print(json.dumps(method_rows(), indent=2) if options.json else "\n".join(method_lines()))
 
 
 def datasets(options: argparse.Namespace) -> None:
     """Print every data set."""
-    from dmkd.catalog import dataset_rows
+    from dmkd.catalog import dataset_lines, dataset_rows
 
-    rows = dataset_rows()
-    if options.json:
-        print(json.dumps(rows, indent=2))
-        return
-    for row in rows:
-        counts = f" ({row['classes']} classes, {row['images']} pictures)" if row["classes"] else ""
-        print(f"{row['name']}: {row['summary']}{counts}")
-        for key in ("layout", "source", "licence"):
-            print(f"    {key}: {row[key]}")
+    print(json.dumps(dataset_rows(), indent=2) if options.json else "\n".join(dataset_lines()))
 
 
 def prepare(options: argparse.Namespace) -> None:

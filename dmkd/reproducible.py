@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dmkd.errors import CheckpointError
+
 
 def seed_all(seed: int) -> None:
     """Seed the global generators of Python, NumPy and torch (all devices): libraries of the field draw from each."""
@@ -58,3 +60,14 @@ def copied(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [copied(item) for item in value]
     return value
+
+
+def same_run(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """A state may only be continued by the run that made it; where the data lie and how often to evaluate may change."""
+    for config in (saved, wanted):
+        config["data"] = {key: value for key, value in config["data"].items() if key not in ("root", "workers")}
+    free = {"evaluation"}
+    different = [key for key in wanted if key not in free and saved.get(key) != wanted[key]]
+    if different:
+        found, want = {key: saved.get(key) for key in different}, {key: wanted[key] for key in different}
+        raise CheckpointError(f"this state belongs to another configuration: it has {found}, wanted {want}; start without it")

@@ -60,7 +60,7 @@ def selection_role(config: Config) -> str:
 def save_checkpoint(epoch: Epoch, config: Config, folder: Path) -> None:
     """The student as a deployable folder: weights.safetensors, model.json (preprocessing, metrics), config.yaml."""
     extra: dict[str, Any] = {
-        "metrics": {key: value for key, value in epoch.metrics.items() if key.split("/")[0].startswith(("val", "test"))},
+        "metrics": {key: value for key, value in epoch.metrics.items() if key.startswith(("val", "test")) and "/" in key},
         "epoch": epoch.number,
         "method": config.method.label,
         "gallery": config.method.gallery,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -16,18 +15,19 @@ from tqdm import tqdm
 from dmkd import space
 from dmkd.checkpoint import State
 from dmkd.config import Config
+from dmkd.context import Context
 from dmkd.data.batches import Batch, iterations_per_epoch, training_batches
 from dmkd.data.datasets import Pictures, load_dataset
 from dmkd.data.splits import Parts, split
 from dmkd.distill.base import Objective, Plan, Shapes, Step
 from dmkd.distill.teachers import TEACHERS, NoTeacher
-from dmkd.errors import CheckpointError, ConfigError, DataError, TrainingError
+from dmkd.errors import ConfigError, DataError, TrainingError
 from dmkd.evaluation.measure import Measure, Side
 from dmkd.evaluation.protocol import Outcomes
 from dmkd.models.embedder import EmbeddingNet, build_network
 from dmkd.models.registry import count_gflops, count_parameters
 from dmkd.optim import Precision, make_optimizer, make_schedule, optimizer_step, parameter_groups, steps_per_epoch
-from dmkd.reproducible import copied, plain, random_state, restore_random, seed_all
+from dmkd.reproducible import copied, plain, random_state, restore_random, same_run, seed_all
 from dmkd.terms import Terms
 
 
@@ -118,7 +118,7 @@ class Training:
         """One epoch of optimisation. Returns the mean of each term, the loss, and what it cost."""
         started = time.monotonic()
         self.teacher.refresh(self.student)
-        tuples = self.objective.on_epoch(Context(self))
+        tuples = self.objective.on_epoch(self._context())
         self.student.train()
         self.objective.train()
         terms = Terms(self.device, self.epoch)
@@ -139,6 +139,13 @@ class Training:
         taken = time.monotonic() - started
         self.seconds += taken
         return terms.means() | {"train/lr": self.optimizer.param_groups[0]["lr"], "cost/images_per_second": images / taken}
+
+    def _context(self) -> Context:
+        sides = {"student": Side(self.student, self.resolution)}
+        if self.teacher.network is not None and self.teacher.resolution:
+            sides["teacher"] = Side(self.teacher.network, self.teacher.resolution)
+        measure = Measure(self.parts.train, self.config.data, self.config.evaluation, self.device)
+        return Context(self.epoch, self.plan, self.config.seed, measure, sides)
 
     def _steps(self, batches: Iterator[Batch], terms: Terms) -> int:
         """Go through the epoch's batches; a last incomplete accumulation makes a step too. Returns the student's images."""
@@ -241,48 +248,9 @@ class Training:
 
     def restore(self, state: State) -> None:
         """Go on from `state`. Raises `CheckpointError` where it belongs to another configuration."""
-        _same_run(state.payload["config"], space.to_dict(self.config))
+        same_run(state.payload["config"], space.to_dict(self.config))
         self.epoch, self.iteration, self.seconds = state.epoch, state.iteration, float(state.payload["seconds"])
         for part in ("student", "objective", "optimizer", "schedule"):
             getattr(self, part).load_state_dict(state.payload[part])
         self.precision.scaler.load_state_dict(state.payload["scaler"])
         restore_random(state.payload["random"], self.device)
-
-
-class Context:
-    """What an objective may ask for between epochs (`distill.base.EpochContext`)."""
-
-    def __init__(self, training: Training) -> None:
-        self._training = training
-        self.epoch, self.plan = training.epoch, training.plan
-        self.labels = torch.from_numpy(training.parts.train.labels)
-
-    def embed(self, positions: Sequence[int] | Tensor, network: str = "student") -> Tensor:
-        """[n, D] embeddings of training images under the test transform."""
-        training, config = self._training, self._training.config
-        sides = {
-            "student": (training.student, training.resolution),
-            "teacher": (training.teacher.network, training.teacher.resolution),
-        }
-        net, resolution = sides[network]
-        if net is None or resolution is None:
-            raise ConfigError(f"method {config.method.name!r} asked its {network} for embeddings, but there is none")
-        measure = Measure(training.parts.train, config.data, config.evaluation, training.device)
-        return measure.embed(Side(net, resolution), [int(position) for position in positions])
-
-    def generator(self) -> Tensor:
-        """[] int64 seed that depends on the run's seed and the epoch alone."""
-        return torch.tensor(
-            np.random.SeedSequence([self._training.config.seed, self.epoch]).generate_state(1)[0], dtype=torch.int64
-        )
-
-
-def _same_run(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """A state may only be continued by the run that made it; where the data lie and how often to evaluate may change."""
-    for config in (saved, wanted):
-        config["data"] = {key: value for key, value in config["data"].items() if key not in ("root", "workers")}
-    free = {"evaluation"}
-    different = [key for key in wanted if key not in free and saved.get(key) != wanted[key]]
-    if different:
-        found, want = {key: saved.get(key) for key in different}, {key: wanted[key] for key in different}
-        raise CheckpointError(f"this state belongs to another configuration: it has {found}, wanted {want}; start without it")

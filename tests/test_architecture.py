@@ -11,7 +11,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ["space", "data", "models", "losses", "mining", "optim", "evaluation", "distill", "config", "trainer", "run", "catalog"]
+ROOMS = [
+    "space",
+    "data",
+    "models",
+    "losses",
+    "mining",
+    "optim",
+    "evaluation",
+    "distill",
+    "config",
+    "context",
+    "trainer",
+    "run",
+    "catalog",
+]
 """From left to right: a room may import what stands left of it. `data` .. `optim` stand side by side."""
 SIDE_BY_SIDE = {"data", "models", "losses", "mining", "optim"}
 ANYWHERE = {"errors", "reproducible", "terms"}
