@@ -24,13 +24,13 @@ class Progress(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial began."""
-        self.running[trial.trial_id] = f"{_key(trial)} ..."
+        self.running[trial.trial_id] = f"{_label(trial)} ..."
         self._draw()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         """An epoch is done."""
         score = result.get(self.objective)
-        self.running[trial.trial_id] = f"{_key(trial)} epoch {result.get('epoch', 0)}" + (
+        self.running[trial.trial_id] = f"{_label(trial)} epoch {result.get('epoch', 0)}" + (
             f" {score:.3f}" if score is not None else ""
         )
         self._draw()
@@ -41,7 +41,7 @@ class Progress(tune.Callback):
         self._finished(trial, f"failed: {result['failed']}" if result.get("failed") else _scores(result, self.objective))
         score = result.get(self.objective)
         if score is not None and score > self.best[0]:
-            self.best = (score, _key(trial))
+            self.best = (score, _label(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A worker died for good."""
@@ -52,7 +52,7 @@ class Progress(tune.Callback):
         self.done += 1
         self.running.pop(trial.trial_id, None)
         self._clear()
-        print(f"  {self.stage} {self.done}/{self.total}  {_key(trial)}  {text}", file=sys.stderr, flush=True)
+        print(f"  {self.stage} {self.done}/{self.total:g}  {_label(trial)}  {text}", file=sys.stderr, flush=True)
         self._draw()
 
     def _clear(self) -> None:
@@ -71,6 +71,13 @@ class Progress(tune.Callback):
 
 def _key(trial: Any) -> str:
     return str(trial.config.get("run", trial.config)["key"])
+
+
+def _label(trial: Any) -> str:
+    """ "trial 3", or "undistilled, seed 1": what the leaderboard and the tracker call it."""
+    job = trial.config.get("run", trial.config)
+    label = str(job["tags"].get("dmkd.label", job["key"]))
+    return f"{label}, seed {job['values']['seed']}" if "seed" in job["values"] else label
 
 
 def _scores(result: dict[str, Any], objective: str) -> str:
