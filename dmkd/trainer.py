@@ -218,9 +218,10 @@ class Training:
 
     def _costs(self) -> dict[str, float]:
         on_gpu = self.device.type == "cuda"
-        costs = {"cost/train_seconds": self.seconds, "cost/gpu_seconds": self.seconds if on_gpu else 0.0}
+        costs = {"cost/train_seconds": self.seconds}
         if on_gpu:
-            costs["cost/peak_memory_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
+            peak = torch.cuda.max_memory_allocated(self.device) / 2**20
+            costs |= {"cost/gpu_seconds": self.seconds, "cost/peak_memory_mb": peak}
         return costs
 
     @cached_property
