@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	  echo "dmkd needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) --version). Say: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@echo "Installing dmkd and its packages into $(VENV): about 8 GB (the ordinary CUDA builds, which also run on a CPU), 4 to 10 minutes, once."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[quickstart,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[quickstart,dev,export]'
 	@touch $@
 
 install: $(VENV)/.installed
