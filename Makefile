@@ -24,7 +24,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 install: $(VENV)/.installed
 
 quickstart: install
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python sweeps/quickstart.py
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python sweeps/quickstart.py --resume
 
 lint: install
 	$(BIN)/ruff format --check .

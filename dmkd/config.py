@@ -64,7 +64,10 @@ def load(path: Path | str) -> Config:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file; `dmkd train --help` shows how one is made")
-    return from_yaml(path.read_text(encoding="utf-8"), str(path))
+    try:
+        return from_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
@@ -74,7 +77,10 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         key, sign, text = assignment.partition("=")
         if not sign or not key:
             raise ConfigError(f"--set {assignment!r}: wanted key=value, as in method.temperature=0.5")
-        value = yaml.safe_load(text)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {assignment!r}: the value is no YAML; quote it, as in 'student.weights=\"a: b\"'") from None
         changes[key.strip()] = _number(value)
     return changes
 
@@ -104,6 +110,8 @@ class _StrictLoader(yaml.SafeLoader):
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    if not all(isinstance(key, (str, int, float)) for key in keys):
+        raise ConfigError(f"a key has to be a name (line {node.start_mark.line + 1})")
     twice = {str(key) for key in keys if keys.count(key) > 1}
     if twice:
         raise ConfigError(f"key given twice: {', '.join(sorted(twice))} (line {node.start_mark.line + 1})")

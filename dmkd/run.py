@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dmkd import config as configs
-from dmkd.checkpoint import load_model, load_state, save_model, save_state
+from dmkd.checkpoint import load_model, load_state, read_info, save_model, save_state
 from dmkd.config import Config
 from dmkd.data import Data
 from dmkd.data.datasets import load_dataset
@@ -28,16 +28,19 @@ def train_into(config: Config, folder: Path, resume: bool = False) -> Iterator[E
     """Train, keeping in `folder` the last state, the best checkpoint (by validation R@1), `metrics.jsonl` and outcomes."""
     folder.mkdir(parents=True, exist_ok=True)
     state = load_state(folder / "state") if resume else None
-    metric, best = f"{selection_role(config)}/recall_at_1", None
+    metric = f"{selection_role(config)}/recall_at_1"
+    best = (
+        read_info(folder / "checkpoint")["extra"]["metrics"].get(metric) if state and (folder / "checkpoint").is_dir() else None
+    )
     for epoch in fit(config, state):
-        if epoch.number:
-            save_state(epoch.state, folder / "state")
         with (folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps({"epoch": epoch.number} | epoch.metrics) + "\n")
         if is_better(epoch, metric, best):
             best = epoch.metrics.get(metric)
             save_checkpoint(epoch, config, folder / "checkpoint")
-        write_all_outcomes(epoch, config, folder / "evaluation")
+            write_all_outcomes(epoch, config, folder / "evaluation")
+        if epoch.number:
+            save_state(epoch.state, folder / "state")
         yield epoch
 
 

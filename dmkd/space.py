@@ -181,6 +181,8 @@ def _variant(value: Any, variants: Variants, current: Any, path: str) -> Any:
         raise ConfigError(f"{path}: found {value!r}, wanted a mapping with a 'name' out of {', '.join(sorted(variants.classes))}")
     rest = {key: item for key, item in value.items() if key not in ("name", "preset")}
     label = value.get("preset", value.get("name", getattr(current, "name", None)))
+    if not isinstance(label, str):
+        raise ConfigError(f"{path}.name: found {label!r}, wanted a name out of {', '.join(sorted(variants.classes))}")
     if label in variants.presets and ("preset" in value or label not in variants.classes):
         preset = variants.presets[label]
         return build(type(preset), rest, base=preset, path=f"{path}.")

@@ -77,6 +77,8 @@ class Training:
     def __init__(self, config: Config, device: torch.device) -> None:
         seed_all(config.seed)
         self.config, self.device = config, device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         self.epoch = self.iteration = 0
         self.seconds = 0.0
         self.parts: Parts = split(load_dataset(config.data), config.data)

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,14 +77,34 @@ def disconnect(started: bool) -> None:
 
 def find_resources(gpus: float | None, workers: int, at_once: int | None) -> Resources:
     """CPUs and GPUs of a trial on this cluster. Raises `SweepError` where no node can hold one."""
-    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cpus_here, gpus_here = int(total.get("CPU", 1)), total.get("GPU", 0.0)
-    share = gpus if gpus is not None else float(gpus_here > 0)
-    if share > 0 and gpus_here == 0:
-        raise SweepError(f"--gpus-per-trial {share:g}: this Ray cluster has no GPU: leave it out to train on CPUs")
-    slots = int(gpus_here / share) if share else 0
-    cpus = max(1, cpus_here // slots) if slots else min(1 + workers, cpus_here)
-    fit = slots or max(1, cpus_here // cpus)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return fitted(nodes, gpus, workers, at_once)
+
+
+def fitted(nodes: Sequence[Mapping[str, float]], gpus: float | None, workers: int, at_once: int | None) -> Resources:
+    """The same from what each node has: a trial lives on one node, so what it asks for has to fit there."""
+    gpus_there = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
+    share = gpus if gpus is not None else float(gpus_there > 0)
+    if share > gpus_there:
+        what = f"at most {gpus_there:g} on a node" if gpus_there else "no GPU"
+        raise SweepError(
+            f"--gpus-per-trial {share:g}: this Ray cluster has {what}: ask for less, or leave it out to train on CPUs"
+        )
+    if not share:
+        cpus = max(1, min(1 + workers, int(max((node.get("CPU", 0.0) for node in nodes), default=1.0))))
+        fit = max(1, sum(int(node.get("CPU", 0.0)) // cpus for node in nodes))
+        return Resources(cpus, 0.0, min(at_once or fit, fit))
+    # A card is shared by whole trials: 0.6 of a card leaves room for one trial on each.
+    slots = [
+        (int(node["GPU"] // share if share >= 1 else int(node["GPU"]) * int(1 / share)), node)
+        for node in nodes
+        if node.get("GPU")
+    ]
+    slots = [(count, node) for count, node in slots if count and node.get("CPU", 0.0) >= 1]
+    if not slots:
+        raise SweepError(f"--gpus-per-trial {share:g}: no node has a CPU beside its GPU for a trial: start Ray with --num-cpus")
+    cpus = max(1, min(int(node["CPU"]) // count for count, node in slots))
+    fit = sum(min(count, int(node["CPU"]) // cpus) for count, node in slots)
     return Resources(cpus, share, min(at_once or fit, fit))
 
 

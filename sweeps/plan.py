@@ -46,8 +46,9 @@ def configured(definition: Definition, options: Options) -> Definition:
     return dataclasses.replace(
         definition,
         name=options.name or definition.name,
-        base=override(definition.base, changes | place),
-        teacher=override(definition.teacher, shared) if definition.teacher else None,
+        base=(base := override(definition.base, changes | place)),
+        # A teacher that is given is not trained.
+        teacher=override(definition.teacher, shared) if definition.teacher and not base.teacher.checkpoint else None,
         trials=options.trials or definition.trials,
         seeds=options.seeds or definition.seeds,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from dmkd.checkpoint import read_info
 from dmkd.config import Config
 from dmkd.data.splits import Parts
 from dmkd.errors import SweepError
@@ -61,7 +62,9 @@ class Prepared:
     def summary(self, places: Places) -> list[str]:
         """The plan in lines for a person."""
         base, plan, parts = self.definition.base, self.facts.plan, self.facts.parts
-        rows = [row.label for row in final_rows(self.definition, {}, "yes" if self.definition.teacher else "")]
+        rows = [
+            row.label for row in final_rows(self.definition, {}, "yes" if self.definition.teacher else base.teacher.checkpoint)
+        ]
         count = {
             name: len(part.classes) for name, part in (("train", parts.train), ("val", parts.val), ("test", parts.test)) if part
         }
@@ -86,6 +89,10 @@ def prepare(definition: Definition, options: Options) -> Prepared:
     Raises `DataError`, `WeightsError`, `ConfigError` or `SweepError`, each one line with what to do.
     """
     base = definition.base
+    if base.method.teacher == "pretrained" and definition.teacher is None:
+        if not base.teacher.checkpoint:
+            raise SweepError(f"{base.method.label} learns from a pretrained teacher: give one by --set teacher.checkpoint=FOLDER")
+        read_info(base.teacher.checkpoint)
     if base.evaluation.test:
         raise SweepError("evaluation.test=true in a search: test classes are looked at once, by the final stage; leave it out")
     sampler = options.sampler or definition.sampler
@@ -100,16 +107,16 @@ def prepare(definition: Definition, options: Options) -> Prepared:
     check_networks(definition)
     paper = gflops_refusal(searched, {}, options.max_gflops)
     warnings = [warning, inactive(base, facts.plan), f"trial 0 stays, as a reference, though {paper}" if paper else ""]
+    objective = find_objective(base, options.objective)
     tags = {
         "dmkd.sweep": definition.name,
+        "dmkd.objective": objective,
         "dmkd.data_fingerprint": facts.fingerprint,
         "dmkd.protocol": _protocol(base, facts.parts),
     }
     final_tags = tags | {"dmkd.protocol": _protocol(base, facts.final)}
     known = [point for place, point in enumerate(points) if point != searched.base_values() and point not in points[:place]]
-    return Prepared(
-        definition, facts, searched, find_objective(base, options.objective), sampler, grace, known, tags, final_tags, warnings
-    )
+    return Prepared(definition, facts, searched, objective, sampler, grace, known, tags, final_tags, warnings)
 
 
 def _protocol(base: Config, parts: Parts) -> str:

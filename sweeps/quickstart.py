@@ -63,7 +63,10 @@ TEACHER = Config(
     evaluation=EVALUATION,
 )
 
-SPACE: Space = {"method": Choice((ABSOLUTE, RELATIVE, UNDISTILLED)), "student.checkpoint": Choice(("", "teacher"))}
+SPACE: Space = {
+    "method": Choice((ABSOLUTE, RELATIVE, UNDISTILLED)),
+    "student.checkpoint": Choice(("", "teacher"), when=("method", ABSOLUTE)),
+}
 POINTS: list[Values] = [{"method": UNDISTILLED}, {"method": RELATIVE}, {"student.checkpoint": "teacher"}]
 
 if __name__ == "__main__":

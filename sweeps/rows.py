@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dmkd.checkpoint import read_info
 from dmkd.config import Config, config_hash, from_dict
 from dmkd.data.batches import Batches
 from dmkd.distill.metric_learning import MetricLearning
-from dmkd.models import Teacher
-from dmkd.space import override, to_dict
+from dmkd.models import Network, Teacher
+from dmkd.space import build, override, to_dict
 from sweeps.plan import Definition
 from sweeps.space import Values
 
@@ -54,13 +55,14 @@ def row_id(base: Config, values: Values) -> str:
     return config_hash(settled(override(base, values)))
 
 
-def final_rows(definition: Definition, best: Mapping[str, Values], teacher: str) -> list[Row]:
+def final_rows(definition: Definition, best: Mapping[str, Values], teacher: str, beyond: bool = False) -> list[Row]:
     """Trial 0, the best by validation (label: values) and the reference rows, one of each configuration.
 
-    `teacher` is the folder of the teacher's checkpoint, or empty.
+    `teacher` is the folder of the teacher's checkpoint, or empty; `beyond`: trial 0 costs more than --max-gflops allows, so it is
+    a reference and no candidate.
     """
     base, seeds = definition.base, definition.seeds
-    rows = [Row("trial 0", {}, seeds), *(Row(label, values, seeds) for label, values in best.items())]
+    rows = [Row("trial 0", {}, seeds, "paper" if beyond else ""), *(Row(label, values, seeds) for label, values in best.items())]
     makers = {"undistilled": _undistilled, "untrained": _untrained, "teacher": _teacher}
     for name in definition.references:
         rows += makers[name](definition, seeds, teacher)
@@ -76,24 +78,34 @@ def _undistilled(definition: Definition, seeds: int, teacher: str) -> list[Row]:
     method = definition.base.method
     views = dataclasses.replace(method.views, per_image=1, coupled=True, mixup=0.0, teacher=True)
     plain = MetricLearning(views=views, batches=method.batches if method.batches.kind != "tuples" else Batches())
-    return [Row("undistilled", {"method": plain}, seeds, "undistilled")]
+    start = {"student.checkpoint": ""} if definition.base.student.checkpoint == "teacher" else {}
+    return [Row("undistilled", {"method": plain} | start, seeds, "undistilled")]
 
 
 def _untrained(definition: Definition, seeds: int, teacher: str) -> list[Row]:
     """The backbone's own pooled features: nothing is drawn at random, so one seed says it all."""
-    return [Row("untrained", EVALUATE_ONLY | {"student.dim": 0}, 1, "untrained")]
+    return [Row("untrained", EVALUATE_ONLY | {"student.dim": 0, "student.checkpoint": ""}, 1, "untrained")]
 
 
 def _teacher(definition: Definition, seeds: int, teacher: str) -> list[Row]:
-    if not teacher or definition.teacher is None:
+    if not teacher or definition.base.method.teacher != "pretrained":
         return []
-    student = dataclasses.replace(definition.teacher.student, checkpoint=teacher)
-    rows = [Row("teacher", EVALUATE_ONLY | {"student": student}, 1, "teacher", row_id(definition.teacher, {}))]
+    student, name = _teacher_network(definition, teacher)
+    rows = [Row("teacher", EVALUATE_ONLY | {"student": student}, 1, "teacher", name)]
     if definition.base.method.gallery == "teacher":
         # What a student has to beat: the teacher itself, queried at the student's resolution against its own gallery.
         small = dataclasses.replace(student, resolution=definition.base.student.resolution)
         rows.append(Row("teacher, student's resolution", {"optim.epochs": 0, "student": small}, 1, "teacher"))
     return rows
+
+
+def _teacher_network(definition: Definition, checkpoint: str) -> tuple[Network, str]:
+    """The teacher as a student to be measured, and its row: that of the run which trained it, where this sweep did."""
+    if definition.teacher is not None:
+        return dataclasses.replace(definition.teacher.student, checkpoint=checkpoint), row_id(definition.teacher, {})
+    info = read_info(checkpoint)
+    resolution = definition.base.teacher.resolution or int(info["resolution"])
+    return dataclasses.replace(build(Network, info["network"]), checkpoint=checkpoint, resolution=resolution), ""
 
 
 def final_jobs(definition: Definition, rows: list[Row]) -> list[Job]:

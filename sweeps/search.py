@@ -121,6 +121,7 @@ class StudySearch(Searcher):
         super().__init__(metric=metric, mode="max")
         self.study, self.searched = study, searched
         self.epochs, self.limit, self.accept, self.closed = epochs, limit, accept, closed
+        self._ended = False
         self._running: dict[str, optuna.trial.Trial] = {}
         self._orphans = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
 
@@ -128,6 +129,11 @@ class StudySearch(Searcher):
     def left(self) -> float:
         """Trials still to hand out."""
         return len(self._orphans) + max(0, self.limit - counted(self.study))
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left: every trial handed out, the time up, or no further proposal within the bounds."""
+        return self._ended or not self.left
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Everything was given to the constructor."""
@@ -139,6 +145,7 @@ class StudySearch(Searcher):
             trial = optuna.trial.Trial(self.study, self._orphans.pop(0)._trial_id)
             return self._handed(trial_id, trial, self.searched.propose(trial))
         if counted(self.study) >= self.limit or self.closed(self._seconds()):
+            self._ended = True
             return str(Searcher.FINISHED)
         for trial, values in self._proposals():
             refusal = self.accept(values) if trial.number else ""
@@ -147,6 +154,7 @@ class StudySearch(Searcher):
             trial.set_user_attr("skipped", True)
             trial.set_user_attr("reason", refusal)
             self.study.tell(trial, state=TrialState.FAIL)
+        self._ended = True
         return str(Searcher.FINISHED)
 
     def _proposals(self, attempts: int = 200) -> Iterator[tuple[optuna.trial.Trial, Values]]:

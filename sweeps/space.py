@@ -35,8 +35,9 @@ class Searched:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "space", _ordered(self.space))
-        for key in self.space:
+        for key, entry in self.space.items():
             self._default(key)
+            _check_entry(key, entry)
         self.check(self.base_values())
 
     def active(self, key: str, values: Values) -> bool:
@@ -136,6 +137,16 @@ class Searched:
 
     def _whole(self, key: str) -> bool:
         return isinstance(self._default(key), int)
+
+
+def _check_entry(key: str, entry: Range | Choice) -> None:
+    """Raise `SweepError` for what would make rows incomparable, or options that could not be told apart."""
+    if key == "seed" or key.startswith(("data.", "evaluation.")):
+        raise SweepError(f"search space: {key} decides what is measured, not what is trained: set it for the whole sweep (--set)")
+    labels = [_label(option) for option in entry.options] if isinstance(entry, Choice) else []
+    twice = sorted({str(label) for label in labels if labels.count(label) > 1})
+    if twice:
+        raise SweepError(f"search space: {key} has several options called {', '.join(twice)}: search the field that differs")
 
 
 def _ordered(space: Space) -> dict[str, Range | Choice]:

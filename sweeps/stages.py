@@ -161,7 +161,8 @@ class Stages:
         trials = self.study.get_trials(deepcopy=False)
         if trials and len(failed) == len(trials):
             raise SweepError(f"every trial of the search failed, first {self.failures[0]}")
-        return not any(trial.state == TrialState.RUNNING for trial in trials)
+        # Ctrl-C between two trials leaves none running, but the search is not over.
+        return search.over and not any(trial.state == TrialState.RUNNING for trial in trials)
 
     def _final_waves(self) -> int:
         rows = final_rows(self.definition, {}, "")
@@ -182,7 +183,8 @@ class Stages:
     def _final(self) -> bool:
         """Every row of the final stage with every seed; whether all ended."""
         base = self.definition.base
-        rows = final_rows(self.definition, self._best(), base.teacher.checkpoint)
+        beyond = bool(gflops_refusal(Searched(base, self.prepared.searched.space), {}, self.options.max_gflops))
+        rows = final_rows(self.definition, self._best(), base.teacher.checkpoint, beyond)
         jobs = final_jobs(self.definition, rows)
         ended = self._jobs("final", jobs, self._shared(tags=self.prepared.final_tags | self.commit), self.options.rerun_failed)
         self.failures += [

@@ -84,9 +84,9 @@ def run_sweep(definition: Definition, options: Options) -> list[str]:
 
         stages = Stages(prepared, options, places, record, find_commit(Path(sys.argv[0]).resolve()))
         finished = stages.run()
-        stages.report()
         if not finished:
             raise Interrupted
+        stages.report()
     return stages.failures
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from dmkd.config import Config, config_hash
+from dmkd.errors import CheckpointError
 from dmkd.space import flatten, override
 from sweeps.rows import settled
 
@@ -61,6 +62,7 @@ class Trial(tune.Trainable):
         self.status, self.reason = "interrupted", ""
         self.progress: dict[str, Any] = {"epoch": 0, "metrics": {}, "best": None, "history": []}
         self.run: Run | None = None
+        self.epochs: Iterator[Epoch] = iter(())
         try:
             self._open(job)
         except Exception as error:  # Ray would start a worker that raises again; what cannot work must not be
@@ -77,6 +79,10 @@ class Trial(tune.Trainable):
         torch.set_num_threads(int(resources.required_resources.get("CPU", 1)) if resources else 1)
         self.settings = settings = settled(override(self.shared.base, job["values"]))
         self.folder.mkdir(parents=True, exist_ok=True)
+        if done := read_done(self.folder):  # it ended, but its driver died before it heard so
+            self.status, self.reason = done["status"], done["reason"]
+            self.progress |= _progress(self.folder)
+            return
         (self.folder / STOPPED).unlink(missing_ok=True)
         self.run = start_run(
             self.shared.tracking_uri,
@@ -87,10 +93,14 @@ class Trial(tune.Trainable):
             params=flatten(settings),
             tags=run_tags(settings) | dict(self.shared.tags) | dict(job["tags"]),
         )
-        state = load_state(self.folder / "state") if (self.folder / "state").exists() else None
-        if state is not None:
-            self.progress = json.loads((self.folder / "progress.json").read_text(encoding="utf-8"))
-        self.epochs: Iterator[Epoch] = fit(settings, state)
+        state = None
+        try:
+            if (self.folder / "state").exists():
+                state = load_state(self.folder / "state")
+                self.progress = _progress(self.folder)
+        except CheckpointError as error:  # killed while its first state was written, or every state is damaged
+            self.run.set_tags({"dmkd.resume": f"started afresh: {error}"})
+        self.epochs = fit(settings, state)
 
     def step(self) -> dict[str, Any]:
         """One epoch: train, log, keep the best, save the state."""
@@ -104,7 +114,7 @@ class Trial(tune.Trainable):
             self._failed(error)
         if self.status == "failed":
             return {"done": True, "failed": self.reason, "epoch": self.progress["epoch"]}
-        done = self.status == "finished"
+        done = self.status in ("finished", "pruned")
         return {**self.progress["metrics"], "epoch": self.progress["epoch"], "history": self.progress["history"], "done": done}
 
     def _keep(self, epoch: Epoch) -> None:
@@ -205,6 +215,12 @@ def environment() -> str:
 
     names = sorted({f"{found.metadata['Name']}=={found.version}" for found in distributions()}, key=str.lower)
     return "\n".join([f"# python {sys.version.split()[0]}", *names]) + "\n"
+
+
+def _progress(folder: Path) -> dict[str, Any]:
+    path = folder / "progress.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

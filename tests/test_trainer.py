@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,17 @@ def test_the_saved_checkpoint_gives_the_logged_recall_again(root: Path, tmp_path
     save_checkpoint(epoch, config, tmp_path / "checkpoint")
     again = evaluate_checkpoint(tmp_path / "checkpoint", split="val")
     assert again == {key: value for key, value in epoch.metrics.items() if key.startswith("val/")}
+
+
+def test_a_resume_keeps_the_best_checkpoint(root: Path, tmp_path: Path) -> None:
+    """The kept checkpoint's own score decides, not that of the first epoch after the resume."""
+    config = tiny(root, {"optim.epochs": 2})
+    first = next(train_into(config, tmp_path))
+    card = tmp_path / "checkpoint" / "model.json"
+    save_checkpoint(replace(first, metrics={"val/recall_at_1": 2.0}), config, tmp_path / "checkpoint")
+    before = card.read_bytes()
+    assert [epoch.number for epoch in train_into(config, tmp_path, resume=True)] == [2]
+    assert card.read_bytes() == before
 
 
 def test_asymmetric_methods_are_measured_against_the_teachers_gallery(root: Path, teacher: Path, tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ def remember(frame: pl.DataFrame, uri: str, *, experiment: str | None, select_by
     write_text(_file(), json.dumps(note))
 
 
-def numbered(number: int, uri: str) -> str:
-    """The id of a row of the last printed board, by its place. Raises `TrackingError` if there is none, or it changed."""
+def numbered(number: int, uri: str) -> dict[str, Any]:
+    """A row of the last printed board, by its place. Raises `TrackingError` if there is none, or the board has changed."""
     from tracking.leaderboard import leaderboard
     from tracking.reading import load_runs
 
@@ -33,12 +33,12 @@ def numbered(number: int, uri: str) -> str:
             f"row {number}: the last board printed here was of {note['uri']}, not of {uri}; {AGAIN}, or give the row's id"
         )
     question = note["question"]
-    runs = load_runs(uri, question.pop("experiment"))
-    if _state(leaderboard(runs, **question)) != note["state"]:
+    frame = leaderboard(load_runs(uri, question.pop("experiment")), **question)
+    if _state(frame) != note["state"]:
         raise TrackingError(f"row {number}: the board has changed since it was printed here; {AGAIN}, or give the row's id")
     if not 1 <= number <= len(note["rows"]):
         raise TrackingError(f"row {number}: the last board printed here has rows 1 to {len(note['rows'])}")
-    return str(note["rows"][number - 1])
+    return next(row for row in frame.to_dicts() if row["id"] == note["rows"][number - 1])
 
 
 def _state(frame: pl.DataFrame) -> list[list[Any]]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LEVEL = 0.95
 LOWER_IS_BETTER = ("loss", "seconds", "gflops", "parameters", "memory_mb", "spectral_decay")
 CHOSEN_BY = ("recall_at_1", "map", "mean_average_precision_at_r")
-UNRANKED_REFERENCES = ("untrained", "teacher")
+UNRANKED_REFERENCES = ("untrained", "teacher", "paper")
 
 
 def role(metric: str) -> str:

@@ -49,7 +49,7 @@ def run_of(ref: str, uri: str) -> str:
     if ref.startswith("models:/"):
         return _version_run(ref, uri)
     if re.fullmatch(r"\d{1,4}", ref):
-        return _row_run(board.numbered(int(ref), uri), uri)
+        return str(board.numbered(int(ref), uri)["run_id"])
     if re.fullmatch(r"[0-9a-zA-Z]{6,8}", ref):
         return _row_run(ref, uri)
     raise TrackingError(
@@ -61,15 +61,19 @@ def _row_run(row: str, uri: str) -> str:
     from tracking.leaderboard import boards, leaderboard
     from tracking.reading import load_runs
 
-    runs = load_runs(uri)
-    frames = [leaderboard(runs, *pair) for pair in boards(runs)] or [leaderboard(runs)]
-    found = {one["run_id"]: one["id"] for frame in frames for one in frame.to_dicts() if one["id"].startswith(row)}
-    if len(set(found.values())) != 1:
-        known = sorted({one for frame in frames for one in frame["id"].to_list()})[:20]
+    # One board an experiment: the same configuration in two of them is two rows, with runs of its own in each.
+    found, known = set(), set()
+    for _, runs in load_runs(uri).group_by("experiment"):
+        for frame in [leaderboard(runs, *pair) for pair in boards(runs)] or [leaderboard(runs)]:
+            known |= set(frame["id"].to_list())
+            found |= {(one["run_id"], one["id"]) for one in frame.to_dicts() if one["id"].startswith(row)}
+    if len({run_id for run_id, _ in found}) != 1:
+        what = "several rows" if found else "no row"
+        there = ", ".join(sorted(known)[:20]) or "none"
         raise TrackingError(
-            f"row {row!r}: {'several rows' if found else 'no row'} of {uri} so named; there are {', '.join(known) or 'none'}"
+            f"row {row!r}: {what} of {uri} so named; there are {there}: print one experiment's board and give the row's number"
         )
-    return str(next(iter(found)))
+    return str(next(iter(found))[0])
 
 
 def _version_run(ref: str, uri: str) -> str:

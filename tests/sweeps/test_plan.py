@@ -6,13 +6,16 @@ import dataclasses
 
 import pytest
 
+from dmkd.checkpoint import save_model
 from dmkd.config import Config
 from dmkd.distill.base import Plan
 from dmkd.distill.obd_sd import ObdSd
 from dmkd.distill.raml import Raml
 from dmkd.distill.s2sd import S2SD
-from dmkd.errors import ConfigError, DataError, SweepError
+from dmkd.distill.yu import Yu
+from dmkd.errors import CheckpointError, ConfigError, DataError, SweepError
 from dmkd.models import Network
+from dmkd.models.embedder import build_network
 from dmkd.space import Choice, Range, override
 from sweeps.options import Options, parse
 from sweeps.plan import (
@@ -154,7 +157,7 @@ def test_everything_that_can_be_known_is_refused_before_ray(base, teacher, tmp_p
     def refused(error, message, base=base, options=None, **changes):
         options = options or Options()
         with pytest.raises(error, match=message) as found:
-            prepare(configured(Definition("x", base, **changes), options), options)
+            prepare(configured(Definition("x", base, **({"teacher": teacher} | changes)), options), options)
         assert "\n" not in str(found.value)
 
     refused(DataError, "nowhere", options=Options(data_root=str(tmp_path / "nowhere")))
@@ -165,7 +168,43 @@ def test_everything_that_can_be_known_is_refused_before_ray(base, teacher, tmp_p
         "method.absolute": Range(0, 1, when=("method.hint_adapter", True)), "method.hint_adapter": Choice((False, True))
     })  # fmt: skip
     refused(ConfigError, "mobilenetv3", options=Options(set=("student.backbone=timm/mobilenetv3_smal_050",)))
+    refused(SweepError, "learns from a pretrained teacher: give one", teacher=None)
+    refused(CheckpointError, "no-such-folder", options=Options(set=("teacher.checkpoint=no-such-folder",)))
+    refused(SweepError, "decides what is measured", space={"data.validation": Range(0.1, 0.3)})
+    same = (Yu(absolute=1.0, relative=0.0), Yu(absolute=3.0, relative=0.0))
+    refused(
+        SweepError, "several options called yu/absolute", space={"method": Choice(same)}, base=override(base, {"method": same[0]})
+    )
     refused(ConfigError, "lies outside", points=({"optim.lr": 5.0},), space={"optim.lr": Range(1e-4, 1e-2)})
+
+
+def test_reference_rows_of_a_student_that_starts_from_its_teacher_stand_on_their_own(base, teacher):
+    """No teacher is left for them to start from."""
+    started = override(base, {"student.checkpoint": "teacher"})
+    rows = {
+        row.reference: override(started, row.values) for row in final_rows(Definition("x", started, teacher=teacher), {}, "t")
+    }
+    assert rows["undistilled"].student.checkpoint == rows["untrained"].student.checkpoint == ""
+    assert rows["teacher"].student.checkpoint == "t"
+    assert rows[""].student.checkpoint == "teacher"
+
+
+def test_trial_0_beyond_the_bound_is_a_reference(base, teacher):
+    definition = Definition("x", base, teacher=teacher)
+    assert final_rows(definition, {}, "t", beyond=True)[0].reference == "paper"
+    assert final_rows(definition, {}, "t")[0].reference == ""
+
+
+def test_a_teacher_that_is_given_is_the_teachers_row(base, teacher, tmp_path):
+    net = build_network(Network(backbone="resnet18", weights="none", dim=24, resolution=64))
+    save_model(net, tmp_path / "teacher", resolution=64)
+    given = Options(set=(f"teacher.checkpoint={tmp_path / 'teacher'}",))
+    definition = configured(Definition("x", base, teacher=teacher), given)
+    assert definition.teacher is None
+    (row,) = (row for row in final_rows(definition, {}, definition.base.teacher.checkpoint) if row.reference == "teacher")
+    student = override(base, row.values).student
+    assert (student.backbone, student.dim, student.resolution) == ("resnet18", 24, 64)
+    assert student.checkpoint == str(tmp_path / "teacher")
 
 
 def record(folder, definition, **options):

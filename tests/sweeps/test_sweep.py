@@ -97,6 +97,7 @@ def test_every_run_is_closed_with_its_own_status_and_reason(swept: Swept) -> Non
     assert "TrainingError" in swept.run_of("trial-0002")["tags.dmkd.status_reason"]
     parent = swept.run_of("sweep")
     assert swept.run_of("trial-0000")["name"].startswith("trial 0: ")
+    assert parent["tags.dmkd.objective"] == "val/recall_at_1"
     children = runs.filter(pl.col("name") != "tiny")
     assert children["tags.mlflow.parentRunId"].unique().to_list() == [parent["run_id"]]
 

@@ -245,3 +245,18 @@ def test_a_board_remembers_rows_not_shared_ranks(database):
     """Outcomes reorder rows that share rank 1; the number still means the row that was printed."""
     frame = leaderboard(table(run("aaaaaaaa1111", val=0.3), run("bbbbbbbb1111", val=0.2)))
     assert board._state(frame) == board._state(frame.reverse())
+
+
+def test_a_number_means_the_printed_experiments_own_run_where_two_have_the_same_configuration(database, tmp_path):
+    first = checkpoint(tmp_path / "first", 1.0)
+    second = checkpoint(tmp_path / "second", 2.0)
+    logged(database, first, experiment="a")
+    logged(database, second, experiment="b")
+    for experiment, value in (("a", 1.0), ("b", 2.0)):
+        frame = leaderboard(load_runs(database, experiment))
+        question = {"select_by": "val/recall_at_1", "report": "test/recall_at_1", "group_by": "configuration"}
+        board.remember(frame, database, experiment=experiment, **question)
+        pulled = pull("1", tmp_path / experiment, database)
+        assert load_file(pulled / "weights.safetensors")["w"][0, 0] == value
+    with pytest.raises(TrackingError, match="several rows"):
+        pull(frame["id"][0], tmp_path / "either", database)
