@@ -161,6 +161,8 @@ def train(options: argparse.Namespace) -> None:
 
     config = override(configs.load(options.config), configs.parse_assignments(options.set))
     for epoch in train_into(config, Path(options.out), resume=options.resume):
+        for term in config.method.inactive_terms(epoch.training.plan) if epoch.number == 1 else ():
+            print(f"note: {term} can never become active in {epoch.training.plan.iterations} steps", file=sys.stderr)
         scores = {key: value for key, value in epoch.metrics.items() if not key.startswith("cost/")}
         print(
             f"epoch {epoch.number}/{config.optim.epochs}  " + "  ".join(f"{key} {value:.4f}" for key, value in scores.items()),
@@ -176,7 +178,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
     changes = configs.parse_assignments(options.set)
     if options.dataset:
-        changes["data.name"] = options.dataset
+        changes = {"data.name": options.dataset, "data.root": ""} | changes
     scores = evaluate_checkpoint(
         _folder(options.checkpoint, options.tracking_uri),
         gallery=_folder(options.gallery, options.tracking_uri) if options.gallery else None,

@@ -35,7 +35,7 @@ class Config:
     method: Annotated[Method, Variants(METHODS, PRESETS)] = field(default_factory=MetricLearning)
     optim: Optim = Optim()
     evaluation: Evaluation = Evaluation()
-    seed: Annotated[int, Limit(minimum=0)] = 0
+    seed: Annotated[int, Limit(minimum=0, maximum=2**32 - 1)] = 0
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -53,10 +53,10 @@ def from_yaml(text: str, source: str = "config") -> Config:
     try:
         values = yaml.load(text, Loader=_StrictLoader)
         return from_dict(values if values is not None else {})
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from None
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{source}: not readable as YAML: {' '.join(str(error).split())}") from None
 
 
 def load(path: Path | str) -> Config:
@@ -79,7 +79,7 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {assignment!r}: wanted key=value, as in method.temperature=0.5")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             raise ConfigError(f"--set {assignment!r}: the value is no YAML; quote it, as in 'student.weights=\"a: b\"'") from None
         changes[key.strip()] = _number(value)
     return changes

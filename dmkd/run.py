@@ -16,10 +16,11 @@ from dmkd.config import Config
 from dmkd.data import Data
 from dmkd.data.datasets import load_dataset
 from dmkd.data.splits import split as split_parts
-from dmkd.errors import DataError
+from dmkd.errors import ConfigError, DataError
 from dmkd.evaluation import Evaluation
 from dmkd.evaluation.measure import Measure, Side
 from dmkd.evaluation.protocol import write_outcomes
+from dmkd.models import Network
 from dmkd.space import override
 from dmkd.trainer import Epoch, fit
 
@@ -27,6 +28,8 @@ from dmkd.trainer import Epoch, fit
 def train_into(config: Config, folder: Path, resume: bool = False) -> Iterator[Epoch]:
     """Train, keeping in `folder` the last state, the best checkpoint (by validation R@1), `metrics.jsonl` and outcomes."""
     folder.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        (folder / "metrics.jsonl").write_text("", encoding="utf-8")
     state = load_state(folder / "state") if resume else None
     metric = f"{selection_role(config)}/recall_at_1"
     best = (
@@ -100,6 +103,7 @@ def evaluate_checkpoint(
     `changes` override `data.*` and `evaluation.*` of the checkpoint's own config.yaml. Keys: `test/recall_at_1`; with `gallery`
     `test_asymmetric/...`; with `resolutions` `test_q48_g96/...`.
     """
+    _check_asked(changes or {}, resolutions)
     network, info = load_model(folder)
     own = folder / "config.yaml"
     config = override(configs.load(own) if own.is_file() else Config(), changes or {})
@@ -120,6 +124,16 @@ def evaluate_checkpoint(
         )
         scores |= {f"{role}/{metric}": value for metric, value in measure.compare(queries, hung)[0].items()}
     return scores
+
+
+def _check_asked(changes: Mapping[str, Any], resolutions: Sequence[int]) -> None:
+    foreign = [key for key in changes if not key.startswith(("data.", "evaluation."))]
+    if foreign:
+        raise ConfigError(
+            f"{', '.join(foreign)}: a checkpoint is measured as it is; only data.* and evaluation.* can be set here"
+        )
+    for resolution in resolutions:
+        override(Network(), {"resolution": resolution})
 
 
 def _measure(data: Data, evaluation: Evaluation, split: str) -> Measure:

@@ -88,7 +88,7 @@ class Variants:
 
 def nearest(key: str, known: typing.Iterable[str]) -> str:
     """The end of an error message about an unknown name: the nearest known one, or all of them."""
-    names = sorted(known)
+    names = sorted(set(known))
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
 
@@ -181,6 +181,8 @@ def _variant(value: Any, variants: Variants, current: Any, path: str) -> Any:
         raise ConfigError(f"{path}: found {value!r}, wanted a mapping with a 'name' out of {', '.join(sorted(variants.classes))}")
     rest = {key: item for key, item in value.items() if key not in ("name", "preset")}
     label = value.get("preset", value.get("name", getattr(current, "name", None)))
+    if label is None and rest:
+        raise ConfigError(f"{path}: found {', '.join(map(repr, rest))} and no 'name' or 'preset': say which {path} is meant")
     if not isinstance(label, str):
         raise ConfigError(f"{path}.name: found {label!r}, wanted a name out of {', '.join(sorted(variants.classes))}")
     if label in variants.presets and ("preset" in value or label not in variants.classes):

@@ -100,6 +100,9 @@ def test_prepare_names_what_is_broken_and_deletes_nothing(tmp_path: Path) -> Non
         (["--set", "method.name=yu", "--set", "method.batches.images_per_class=2"], "teacher.checkpoint is empty"),
         (["--set", "method.batches.size=1000", "--set", "method.batches.replacement=false"], "method.batches.size"),
         (["--resume", "--out", "elsewhere"], "nothing to resume from"),
+        (["--set", "optim.lr=[1"], "the value is no YAML"),
+        (["--set", "seed=99999999999"], "seed: found 99999999999, wanted >= 0 and <="),
+        (["--set", "data.protocol=strict"], "names no groups: give a manifest with a column 'group'"),
     ],
 )
 def test_mistakes_are_one_clear_line(trained: Path, changes: list[str], message: str) -> None:
@@ -141,6 +144,13 @@ def test_no_runs_and_no_reference_are_one_clear_line(tmp_path: Path) -> None:
     assert "no runs" in refused(dmkd("leaderboard", cwd=tmp_path))
     assert "no such file" in refused(dmkd("pull", "not-a-row", "--to", "here", cwd=tmp_path))
     assert not (tmp_path / "here").exists()
+
+
+def test_what_a_measurement_cannot_change_is_refused(trained: Path) -> None:
+    asked = ["evaluate", "--checkpoint", "out/checkpoint"]
+    assert "wanted >= 16" in refused(dmkd(*asked, "--query-resolution", "5", cwd=trained))
+    assert "only data.* and evaluation.*" in refused(dmkd(*asked, "--set", "student.resolution=64", cwd=trained))
+    assert "data.root is empty" in refused(dmkd(*asked, "--dataset", "cars196", cwd=trained))
 
 
 def test_an_altered_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from dmkd.data import Data
 from dmkd.data.batches import test_batches
 from dmkd.data.datasets import Pictures
+from dmkd.errors import DataError
 from dmkd.evaluation import Evaluation
 from dmkd.evaluation.embed import embed
 from dmkd.evaluation.protocol import Outcomes, evaluate
@@ -54,8 +55,13 @@ class Measure:
         """
         labels = torch.from_numpy(self.part.labels)
         identity = torch.arange(len(labels))
-        strict = self.data.protocol == "strict" and self.part.groups is not None
-        groups = torch.from_numpy(self.part.groups) if strict else None
+        groups = None
+        if self.data.protocol == "strict":
+            if self.part.groups is None:
+                raise DataError(
+                    f"data.protocol=strict, but {self.part.name!r} names no groups: give a manifest with a column 'group'"
+                )
+            groups = torch.from_numpy(self.part.groups)
         return evaluate(
             queries,
             gallery,
