@@ -83,11 +83,76 @@ def make_cars196(root: Path, layout: str = "car_ims", classes: int = 8, per_clas
 
     Half of the classes carry the numbers 1, 2, ... (the field's training half), the others 99, 100, ... (its test half).
     """
-    numbers = [1 + label for label in range(classes // 2)] + [99 + label for label in range(classes - classes // 2)]
-    cars = [(number, drawing) for number, row in zip(numbers, _classes(classes, per_class), strict=True) for drawing in row]
+    cars = [(number, drawing) for number, row in _halved(classes, per_class, 98) for drawing in row]
     writers = {"car_ims": _write_car_ims, "devkit": _write_devkit, "folder": _write_car_folders}
     writers[layout](root, cars, size)
     return root
+
+
+def make_cub200(root: Path, classes: int = 8, per_class: int = 4, size: int = 96) -> Path:
+    """A small tree in the archive's own layout of CUB-200-2011: the text files, and pictures below images/<class>/.
+
+    Half of the classes carry the numbers 1, 2, ... (the field's training half), the others 101, 102, ...
+    """
+    base = root / "CUB_200_2011"
+    lists: dict[str, list[str]] = {"images": [], "image_class_labels": [], "bounding_boxes": [], "train_test_split": []}
+    birds = [(number, drawing) for number, row in _halved(classes, per_class, 100) for drawing in row]
+    for image, (number, (vendor, sign)) in enumerate(birds, start=1):
+        path = f"{number:03d}.Bird_{number}/Bird_{number}_{image:04d}_{790000 + image}.jpg"
+        (base / "images" / path).parent.mkdir(parents=True, exist_ok=True)
+        _save(base / "images" / path, vendor, sign, size, size // 4)
+        rows = (path, number, f"{size // 4}.0 0.0 {size}.0 {size}.0", image % 2)
+        for lines, value in zip(lists.values(), rows, strict=True):
+            lines.append(f"{image} {value}")
+    lists["classes"] = [f"{number} {number:03d}.Bird_{number}" for number in range(1, 201)]
+    for name, lines in lists.items():
+        (base / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root
+
+
+def make_sop(root: Path, classes: int = 8, per_class: int = 4, size: int = 96) -> Path:
+    """A small tree in the archive's own layout of Stanford Online Products; half of the products train (1, 2, ...)."""
+    base = root / "Stanford_Online_Products"
+    kinds = ("bicycle", "chair", "mug")
+    lists: dict[str, list[str]] = {"train": [], "test": []}
+    image = 0
+    for number, row in _halved(classes, per_class, 11318):
+        kind = number % len(kinds)
+        for view, (vendor, sign) in enumerate(row):
+            image += 1
+            path = f"{kinds[kind]}_final/{111085122871 + number}_{view}.JPG"
+            (base / path).parent.mkdir(parents=True, exist_ok=True)
+            _save(base / path, vendor, sign, size, size // 4)
+            lists["train" if number <= 11318 else "test"].append(f"{image} {number} {kind + 1} {path}")
+    for name, lines in ({"info": lists["train"] + lists["test"]} | lists).items():
+        text = "\n".join(["image_id class_id super_class_id path", *lines])
+        (base / f"Ebay_{name}.txt").write_text(text + "\n", encoding="utf-8")
+    return root
+
+
+def make_inshop(root: Path, classes: int = 8, per_class: int = 4, size: int = 96) -> Path:
+    """A small tree in the archive's own layout of In-Shop: half of the items train; of the others' pictures half are queries."""
+    base = root / "In-shop Clothes Retrieval Benchmark"
+    lists: dict[str, list[str]] = {"list_eval_partition": [], "list_bbox_inshop": []}
+    for item, row in enumerate(_classes(classes, per_class), start=1):
+        for view, (vendor, sign) in enumerate(row):
+            path = f"img/{('WOMEN', 'MEN')[item % 2]}/Tees_Tanks/id_{item:08d}/{1 + view // 2:02d}_{1 + view % 2}_front.jpg"
+            (base / "Img" / path).parent.mkdir(parents=True, exist_ok=True)
+            _save(base / "Img" / path, vendor, sign, size, size // 4)
+            status = "train" if item <= classes // 2 else ("query", "gallery")[view % 2]
+            lists["list_eval_partition"].append(f"{path:<70} id_{item:08d} {status}")
+            lists["list_bbox_inshop"].append(f"{path:<70} 1 1 {size // 4 + 1:03d} 001 {size // 4 + size:03d} {size:03d}")
+    heads = ("image_name item_id evaluation_status", "image_name clothes_type pose_type x_1 y_1 x_2 y_2")
+    for (name, lines), folder, head in zip(lists.items(), ("Eval", "Anno"), heads, strict=True):
+        (base / folder).mkdir()
+        (base / folder / f"{name}.txt").write_text("\n".join([str(len(lines)), head, *lines]) + "\n", encoding="utf-8")
+    return root
+
+
+def _halved(classes: int, per_class: int, half: int) -> list[tuple[int, list[tuple[str, Sign]]]]:
+    """(class number, drawings): half of the classes count from 1, the others from `half` + 1."""
+    numbers = [1 + label for label in range(classes // 2)] + [half + 1 + label for label in range(classes - classes // 2)]
+    return list(zip(numbers, _classes(classes, per_class), strict=True))
 
 
 def class_names() -> np.ndarray[Any, Any]:

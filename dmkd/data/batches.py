@@ -13,12 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmkd.data import samplers
+from dmkd.data import CLEAN, Quality, samplers
+from dmkd.data.broken import BrokenPicture
 from dmkd.data.loading import load
 from dmkd.data.pictures import Labels, Pictures
-from dmkd.data.rows import PLAN, RowMaker, TestRows
-from dmkd.data.views import Views, generator
-from dmkd.errors import DataError
+from dmkd.data.reading import Found, made
+from dmkd.data.rows import PLAN, Place, RowMaker, TestRows
+from dmkd.data.sized import SizedRows
+from dmkd.data.slots import Slots, plan_slots
+from dmkd.data.views import Views, check_degraded, generator
 from dmkd.space import Limit, OneOf
 
 
@@ -37,6 +40,9 @@ class Batches:
     drop_last: bool = True
     columns: Annotated[int, Limit(minimum=0)] = 1
     """For tuples: how many leading columns are drawn as pictures (1: the anchor alone; the rest are stored features; 0: all)."""
+    unlabelled: Annotated[float | None, Limit(minimum=0, below=1)] = None
+    """For classes, where labels are withheld (data.labelled): share of a batch that is drawn from the pictures without a label,
+    in whole groups of `images_per_class`, at least one (0: none), while two classes stay labelled; null: their share of all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +63,8 @@ class Batch:
     """[R] 0 anchor, 1 positive, 2 negative in tuple batches; 0 elsewhere."""
     tuples: Tensor | None
     """[Q, M] training positions of the batch's tuples, all columns."""
+    sizes: Tensor | None = None
+    """[R, 2] height and width of each picture in the upper left corner of `student`; None: all of it is picture."""
 
     def to(self, device: torch.device, *, channels_last: bool = False) -> Batch:
         """The batch on `device`, its images in the memory format that convolutions there prefer."""
@@ -67,7 +75,7 @@ class Batch:
         }
         rest = {name: getattr(self, name) for name in ("labels", "index", "view", "role", "tuples")}
         moved = {name: None if value is None else value.to(device, non_blocking=True) for name, value in rest.items()}
-        return Batch(**images, **moved)  # type: ignore[arg-type]
+        return Batch(**images, **moved, sizes=self.sizes)  # type: ignore[arg-type]
 
 
 def iterations_per_epoch(part: Pictures, batches: Batches, tuples: int | None = None) -> int:
@@ -88,18 +96,29 @@ def training_batches(
     tuples: Tensor | None = None,
     labels: Tensor | None = None,
     crop_ratio: float = 0.875,
+    qualities: tuple[Quality, Quality] = (CLEAN, CLEAN),
+    transform: str = "centre_crop",
 ) -> Iterator[Batch]:
     """The batches of one epoch.
 
     `tuples` [n, M] are training positions (column 0 the anchor; a column of the anchor's class is a positive), wanted where
     `batches.kind` is "tuples"; `labels` [N] replaces the part's own (noise; -1: withheld); `crop_ratio` serves
-    `augmentation="none"`, the test transform. Raises `DataError`: a broken picture, by name; too few pictures or classes.
+    `augmentation="none"`, the test transform; so does `transform="max_side"`, under which pictures keep their own sizes and the
+    teacher's are not drawn; `qualities` are the student's and the teacher's. Rows that would show a broken picture are left out,
+    tuples that have one among their members too, and a batch of which less than two pictures remain: `part.broken` names them.
+    Raises `DataError`: more than half of the pictures are broken; too few pictures or classes; `ConfigError` where a degradation
+    would take nothing away.
     """
+    check_degraded(qualities[0].degraded_size, student_resolution)
     known = part.labels if labels is None else labels.numpy().astype(np.int64)
-    plan = _plan(part, batches, known, None if tuples is None else tuples.numpy().astype(np.int64), generator(seed, epoch, PLAN))
+    plan = plan_slots(
+        part, batches, known, None if tuples is None else tuples.numpy().astype(np.int64), generator(seed, epoch, PLAN)
+    )
     size = teacher_resolution if views.teacher else None
-    maker = RowMaker(part, views, student_resolution, size, (seed, epoch), crop_ratio)
-    yield from load(_TrainingTask(maker, known, plan), len(plan), workers)
+    maker = RowMaker(part, views, student_resolution, size, (seed, epoch), crop_ratio, qualities)
+    whole = transform == "max_side" and views.augmentation == "none"
+    sized = SizedRows(part, student_resolution, qualities[0]) if whole else None
+    yield from made(part, load(_TrainingTask(maker, known, plan, sized), len(plan), workers))
 
 
 def test_batches(
@@ -111,57 +130,22 @@ def test_batches(
     workers: int = 0,  # noqa: PT028
     positions: Sequence[int] | Tensor | None = None,  # noqa: PT028
     interpolation: str = "bilinear",  # noqa: PT028
+    quality: Quality = CLEAN,  # noqa: PT028
 ) -> Iterator[Tensor]:
     """[B, 3, resolution, resolution] images under the test transform, in order (of `positions`, where given).
 
-    Raises `DataError` naming a broken picture.
+    Broken pictures are left out: `part.broken` names them. Raises `DataError` where that are more than half, `ConfigError` where
+    the quality's degradation would take nothing away.
     """
+    check_degraded(quality.degraded_size, resolution)
     order = np.arange(len(part)) if positions is None else np.asarray(positions, dtype=np.int64)
     chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    yield from load(TestRows(part, chunks, resolution, crop_ratio, interpolation), len(chunks), workers)
+    rows = TestRows(part, chunks, resolution, crop_ratio, interpolation, quality)
+    yield from made(part, load(rows, len(chunks), workers))
 
 
 # pytest would collect the function wherever it is imported.
 test_batches.__test__ = False  # type: ignore[attr-defined]
-
-
-@dataclass(frozen=True, eq=False)
-class _Slots:
-    """What one batch holds: training positions of its pictures, their roles, its tuples, and where it starts in the epoch."""
-
-    index: Labels
-    role: Labels
-    start: int
-    tuples: Labels | None = None
-
-
-def _plan(part: Pictures, batches: Batches, labels: Labels, tuples: Labels | None, rng: np.random.Generator) -> list[_Slots]:
-    if batches.kind == "tuples":
-        return _tuple_plan(part, batches, labels, tuples, rng)
-    chosen = samplers.plan_epoch(part, batches, labels, rng)
-    starts = np.cumsum([0, *(len(index) for index in chosen)])
-    return [_Slots(index, np.zeros_like(index), int(start)) for index, start in zip(chosen, starts, strict=False)]
-
-
-def _tuple_plan(
-    part: Pictures, batches: Batches, labels: Labels, tuples: Labels | None, rng: np.random.Generator
-) -> list[_Slots]:
-    if tuples is None or tuples.ndim != 2 or not tuples.size or not batches.columns <= tuples.shape[1]:
-        shape = None if tuples is None else tuple(tuples.shape)
-        raise DataError(
-            f"tuple batches: found tuples of shape {shape}, wanted [n, M] with M >= method.batches.columns={batches.columns}"
-        )
-    length = samplers.epoch_length(batches, len(part), len(part.classes), len(tuples))
-    cuts = samplers.cut_permutations(len(tuples), batches.size, length, batches.drop_last, rng)
-    columns, plan, start = batches.columns or tuples.shape[1], [], 0
-    for cut in cuts:
-        rows = tuples[cut]
-        drawn = rows[:, :columns]
-        role = np.where(labels[drawn] == labels[rows[:, :1]], 1, 2)
-        role[:, 0] = 0
-        plan.append(_Slots(drawn.reshape(-1), role.reshape(-1), start, rows))
-        start += drawn.size
-    return plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,14 +154,27 @@ class _TrainingTask:
 
     maker: RowMaker
     labels: Labels
-    plan: list[_Slots]
+    plan: list[Slots]
+    sized: SizedRows | None = None
 
-    def __call__(self, number: int) -> Batch:
-        slots, count = self.plan[number], self.maker.views.per_image
+    def __call__(self, number: int) -> tuple[Batch | None, Found]:
+        """The batch without what turns out broken (None: nothing is left to learn from), and what did."""
+        planned, found = self.plan[number], Found()
+        while True:
+            slots = planned.readable(self.maker, found)
+            if len(slots.index) < min(2, len(planned.index)):
+                return None, found
+            try:
+                return self._batch(slots), found
+            except BrokenPicture as error:
+                found[error.path] = error.reason
+
+    def _batch(self, slots: Slots) -> Batch:
+        count = self.maker.views.per_image
         index, role = np.repeat(slots.index, count), np.repeat(slots.role, count)
         view = np.tile(np.arange(count), len(slots.index))
-        place = np.repeat(np.arange(slots.start, slots.start + len(slots.index)), count)
-        student, teacher = self.maker.images(index, list(zip(place.tolist(), view.tolist(), strict=True)))
+        place = np.repeat(slots.place, count)
+        student, teacher, sizes = self._images(index, list(zip(place.tolist(), view.tolist(), strict=True)))
         return Batch(
             student=student,
             teacher=teacher,
@@ -186,4 +183,11 @@ class _TrainingTask:
             view=torch.from_numpy(view),
             role=torch.from_numpy(role),
             tuples=None if slots.tuples is None else torch.from_numpy(slots.tuples),
+            sizes=sizes,
         )
+
+    def _images(self, index: Labels, places: list[Place]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        if self.sized is None:
+            return *self.maker.images(index, places), None
+        student, sizes = self.sized.padded(index)
+        return student, None, sizes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import OrderedDict
 
@@ -17,10 +18,12 @@ LIMIT_MB = "DMKD_PICTURE_CACHE_MB"
 def open_picture(path: str | os.PathLike[str]) -> Image.Image:
     """A decoded RGB picture: upright (EXIF), transparency on white, 16-bit grey scaled to 8, the first frame of an animation.
 
-    Raises `DataError` naming the file: missing, empty, not a picture, truncated, or too large to be one.
+    Raises `DataError` naming the file: missing, empty, not a picture, truncated, or of more pixels than Pillow's
+    `Image.MAX_IMAGE_PIXELS` (89 million), as a decompression bomb has.
     """
     try:
         with Image.open(path) as picture:
+            _check_size(picture)
             picture.load()
             return _rgb(ImageOps.exif_transpose(picture))
     except (DataError, MemoryError):
@@ -29,11 +32,29 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
         raise DataError(f"{os.fspath(path)}: {_reason(path, error)}; mend, replace or remove it") from None
 
 
+def header_fault(path: str | os.PathLike[str]) -> str:
+    """Why a picture cannot be read, as `open_picture` says it, by its header alone; empty where that is in order."""
+    try:
+        with Image.open(path) as picture:
+            _check_size(picture)
+        return ""
+    except Exception as error:
+        return f"{os.fspath(path)}: {_reason(path, error)}; mend, replace or remove it"
+
+
+def _check_size(picture: Image.Image) -> None:
+    # Pillow itself only warns below twice the limit.
+    if picture.width * picture.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise Image.DecompressionBombError
+
+
 def _reason(path: str | os.PathLike[str], error: Exception) -> str:
     if not os.path.isfile(path):
         return "no such picture"
     if os.path.getsize(path) == 0:
         return "the picture is empty (0 bytes)"
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return f"gigantic: more than {Image.MAX_IMAGE_PIXELS} pixels, as a decompression bomb has"
     if isinstance(error, UnidentifiedImageError):
         return "not a picture that can be read"
     return f"broken picture ({' '.join(str(error).split()) or type(error).__name__})"

@@ -21,8 +21,11 @@ LAYOUT = (
     "cars_test/, or a folder per class (ROOT/<class>/, ROOT/images/<class>/, or ROOT/train/<class>/ + ROOT/test/<class>/)"
 )
 
-Row = tuple[str, int]
-"""Path relative to the root, class number (1 .. 196)."""
+CORNERS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
+"""Of the car's box, counted from 1, both ends inside."""
+
+Row = tuple[str, int, tuple[int, int, int, int] | None]
+"""Path relative to the root, class number (1 .. 196), left, top, width and height of the car's box where the file has it."""
 
 
 def cars_listing(root: Path, data: Data) -> Listing:
@@ -63,7 +66,13 @@ def _rows(file: Path, column: str, prefix: str) -> list[Row]:
             else ""
         )
         raise DataError(f"cars196: {file} has no field {absent[0]!r}{hint}")
-    return [(prefix + str(_scalar(row[column])), int(_scalar(row["class"]))) for row in annotations]
+    boxed = all(corner in annotations.dtype.names for corner in CORNERS)
+    return [(prefix + str(_scalar(row[column])), int(_scalar(row["class"])), _box(row) if boxed else None) for row in annotations]
+
+
+def _box(row: Any) -> tuple[int, int, int, int]:
+    left, top, right, bottom = (int(_scalar(row[corner])) for corner in CORNERS)
+    return left - 1, top - 1, right - left + 1, bottom - top + 1
 
 
 def _load(file: Path, key: str) -> Any:
@@ -85,15 +94,17 @@ def _scalar(value: Any) -> Any:
 
 
 def _numbered(root: Path, rows: list[Row], names_file: Path) -> Listing:
-    numbers = sorted({number for _, number in rows})
+    numbers = sorted({number for _, number, _ in rows})
+    boxes = [box for _, _, box in rows if box is not None]
     names = _class_names(names_file)
     titles = {number: f"{number:03d} {names[number - 1]}" if 0 < number <= len(names) else f"{number:03d}" for number in numbers}
     return make_listing(
         "cars196",
         root,
-        [(path, titles[number]) for path, number in rows],
+        [(path, titles[number]) for path, number, _ in rows],
         classes=[titles[number] for number in numbers],
-        split=["train" if number <= TRAIN_CLASSES else "test" for _, number in rows],
+        split=["train" if number <= TRAIN_CLASSES else "test" for _, number, _ in rows],
+        boxes=boxes if len(boxes) == len(rows) else None,
     )
 
 
@@ -108,12 +119,14 @@ def _folders(root: Path) -> Listing:
     parts = [part for part in ("train", "test") if (base / part).is_dir()]
     try:
         if len(parts) == 2:
-            rows = [(f"{part}/{path}", label) for part in parts for path, label in folder_rows(base / part, "cars196")]
+            halves = {part: folder_rows(base / part, "cars196") for part in parts}
+            rows = [(f"{part}/{path}", label) for part, (found, _) in halves.items() for path, label in found]
+            faults = [fault for _, wrong in halves.values() for fault in wrong]
         else:
-            rows = folder_rows(base, "cars196")
+            rows, faults = folder_rows(base, "cars196")
     except DataError as error:
         raise DataError(f"{error}; Cars-196 is expected as {LAYOUT}") from None
-    return make_listing("cars196", base, rows)
+    return make_listing("cars196", base, rows, faults=faults)
 
 
 INFO = DatasetInfo(

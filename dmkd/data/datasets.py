@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dmkd.data import Data, cars196, folder, signs
+from dmkd.data import Data, cars196, cub200, folder, inshop, manifest, revisited, sfm120k, signs, sop
 from dmkd.data.pictures import DatasetInfo, Listing, Pictures, seal
+from dmkd.data.record import without_broken
 from dmkd.errors import DataError
 from dmkd.space import nearest
 
 __all__ = ["DATASETS", "DatasetInfo", "Listing", "Pictures", "dataset_info", "dataset_root", "list_dataset", "load_dataset"]
 
-DATASETS: dict[str, DatasetInfo] = {info.name: info for info in (folder.FOLDER, folder.MANIFEST, cars196.INFO, signs.INFO)}
+PUBLISHED = (cub200.INFO, cars196.INFO, sop.INFO, inshop.INFO, sfm120k.INFO, *revisited.INFOS)
+DATASETS: dict[str, DatasetInfo] = {info.name: info for info in (folder.FOLDER, manifest.MANIFEST, signs.INFO, *PUBLISHED)}
 """Every data set of `dmkd datasets`, by name."""
 
 
@@ -41,17 +43,30 @@ def dataset_root(data: Data) -> Path:
     raise DataError(f"{data.name}: data.root is empty and {looked}; give its folder (--data-root, data.root): {_wanted(info)}")
 
 
-def list_dataset(data: Data) -> Listing:
-    """Names and classes of a data set; its files may be missing. Raises `DataError`."""
+def read_listing(data: Data) -> Listing:
+    """Names and classes of a data set, what is wrong among its `faults`; its files may be missing. Raises `DataError`."""
     info, root = dataset_info(data.name), dataset_root(data)
     if info.default_root is None and not root.exists():
         raise DataError(f"{data.name}: looked in {root.absolute()}, which does not exist; wanted {_wanted(info)}")
     return info.listing(root, data)
 
 
+def list_dataset(data: Data) -> Listing:
+    """`read_listing`, but any fault raises `DataError`: the first one, and how many there are."""
+    listing = read_listing(data)
+    if listing.faults:
+        more = len(listing.faults) - 1
+        rest = f" (and {more} more faults: `dmkd prepare {data.name} --root {dataset_root(data)}` lists them)" if more else ""
+        raise DataError(listing.faults[0] + rest)
+    return listing
+
+
 def load_dataset(data: Data) -> Pictures:
-    """The pictures of `data.name`. Raises `DataError`: unknown name, missing or wrong folder, missing pictures."""
-    return seal(list_dataset(data))
+    """The pictures of `data.name` that can be read; the others are left out, counted and named in a warning.
+
+    Raises `DataError`: unknown name, missing or wrong folder, missing pictures, more than half of them broken.
+    """
+    return without_broken(seal(list_dataset(data)))
 
 
 def _wanted(info: DatasetInfo) -> str:

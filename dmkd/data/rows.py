@@ -7,17 +7,28 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from dmkd.data.cache import shared_cache
+from dmkd.data import CLEAN, Quality
 from dmkd.data.pictures import Labels, Pictures
-from dmkd.data.views import Pixels, Views, apply_view, centre_view, draw_partner, draw_view, generator, to_unit
+from dmkd.data.reading import Found, read_picture, readable_rows
+from dmkd.data.views import (
+    Pixels,
+    Views,
+    apply_view,
+    centre_view,
+    cut_to_box,
+    degrade,
+    draw_partner,
+    draw_view,
+    generator,
+    to_unit,
+)
 
-PLAN, VIEW, TEACHER_VIEW, MIXUP = range(4)
-"""Streams of the keyed generators: the plan of an epoch, a view, the teacher's own where uncoupled, mixup."""
+PLAN, VIEW, TEACHER_VIEW, MIXUP, TEACHER_MIXUP = range(5)
+"""Streams of the keyed generators: the plan of an epoch, a view and mixup, and the teacher's own two where uncoupled."""
 
-Mixed = tuple[Pixels, Pixels | None, float]
-"""A view, its mixup partner, and its own weight."""
 Place = tuple[int, int]
 """Position in the epoch, view: what a view's draws are keyed with, beside the seed and the epoch."""
 
@@ -33,37 +44,57 @@ class RowMaker:
     key: tuple[int, int]
     """Seed, epoch."""
     crop_ratio: float
+    qualities: tuple[Quality, Quality] = (CLEAN, CLEAN)
+    """The student's, the teacher's."""
 
     def images(self, index: Labels, places: Sequence[Place]) -> tuple[Tensor, Tensor | None]:
         """[R, 3, s, s] and [R, 3, t, t] float32 in [0, 1]; one tensor twice where both are the same."""
-        student = _stack([self._view(*row, VIEW, self.student_size) for row in zip(index.tolist(), places, strict=True)])
+        rows, (own, other) = list(zip(index.tolist(), places, strict=True)), self.qualities
+        student = self._stacked(rows, VIEW, self.student_size, own)
         if self.teacher_size is None:
             return student, None
-        if self.views.coupled and self.teacher_size == self.student_size:
+        if self.views.coupled and self.teacher_size == self.student_size and own == other:
             return student, student
-        stream = VIEW if self.views.coupled else TEACHER_VIEW
-        return student, _stack([self._view(*row, stream, self.teacher_size) for row in zip(index.tolist(), places, strict=True)])
+        return student, self._stacked(rows, VIEW if self.views.coupled else TEACHER_VIEW, self.teacher_size, other)
 
-    def _view(self, index: int, place: Place, stream: int, size: int) -> Mixed:
-        """A view, and its mixup partner's under the same draw; partner and weight are the same at both sizes."""
-        draw = draw_view(self.views, generator(*self.key, stream, *place))
-
-        def make(position: int) -> Pixels:
-            picture = shared_cache().open(self.part.file(position))
-            return centre_view(picture, size, self.crop_ratio) if draw is None else apply_view(picture, draw, size)
-
+    def _stacked(self, rows: Sequence[tuple[int, Place]], stream: int, size: int, quality: Quality) -> Tensor:
+        """The views of all rows; mixup's partner and weight are the same at both sizes, but where views are uncoupled."""
+        own = to_unit([self._view(position, place, stream, size, quality) for position, place in rows])
         if self.views.mixup == 0:
-            return make(index), None, 1.0
-        partner, weight = draw_partner(self.views, len(self.part), generator(*self.key, MIXUP, *place))
-        return make(index), make(partner), weight
+            return torch.from_numpy(own)
+        mixed = self._mixed([place for _, place in rows], stream)
+        if self.views.mixup_partner == "next":
+            partners = np.roll(own, -self.views.per_image, axis=0)
+        else:
+            shown = zip(mixed, rows, strict=True)
+            partners = to_unit([self._view(partner, place, stream, size, quality) for (partner, _), (_, place) in shown])
+        weight = np.array([weight for _, weight in mixed], dtype=np.float32).reshape(-1, 1, 1, 1)
+        return torch.from_numpy(weight * own + (1 - weight) * partners)
+
+    def _mixed(self, places: Sequence[Place], stream: int) -> list[tuple[int, float]]:
+        key = (*self.key, MIXUP if stream == VIEW else TEACHER_MIXUP)
+        return [draw_partner(self.views, len(self.part), generator(*key, *place)) for place in places]
+
+    def partners(self, places: Sequence[Place]) -> list[tuple[int, ...]]:
+        """The other training positions that are shown in each row: what it is mixed with, by either side."""
+        if self.views.mixup == 0 or self.views.mixup_partner == "next":
+            return [()] * len(places)
+        streams = (VIEW,) if self.views.coupled or self.teacher_size is None else (VIEW, TEACHER_VIEW)
+        drawn = [[partner for partner, _ in self._mixed(places, stream)] for stream in streams]
+        return list(zip(*drawn, strict=True))
+
+    def _view(self, position: int, place: Place, stream: int, size: int, quality: Quality) -> Pixels:
+        draw = draw_view(self.views, generator(*self.key, stream, *place))
+        picture = _open(self.part, position, quality)
+        view = centre_view(picture, size, self.crop_ratio) if draw is None else apply_view(picture, draw, size)
+        return degrade(view, quality.degraded_size) if quality.degraded_size else view
 
 
-def _stack(rows: Sequence[Mixed]) -> Tensor:
-    own = to_unit([row[0] for row in rows])
-    if rows[0][1] is None:
-        return torch.from_numpy(own)
-    weight = np.array([row[2] for row in rows], dtype=np.float32).reshape(-1, 1, 1, 1)
-    return torch.from_numpy(weight * own + (1 - weight) * to_unit([row[1] for row in rows if row[1] is not None]))
+def _open(part: Pictures, position: int, quality: Quality) -> Image.Image:
+    picture = read_picture(part, position)
+    if part.boxes is None or not quality.boxes:
+        return picture
+    return cut_to_box(picture, part.boxes[position].tolist(), part.file(position))
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +108,14 @@ class TestRows:
     resolution: int
     crop_ratio: float
     interpolation: str
+    quality: Quality = CLEAN
 
-    def __call__(self, number: int) -> Tensor:
-        """[B, 3, resolution, resolution] of a chunk."""
-        pictures = (shared_cache().open(self.part.file(position)) for position in self.chunks[number].tolist())
-        return torch.from_numpy(
-            to_unit([centre_view(each, self.resolution, self.crop_ratio, self.interpolation) for each in pictures])
-        )
+    def __call__(self, number: int) -> tuple[Tensor | None, Found]:
+        """[B, 3, resolution, resolution] of what can be read of a chunk (None: nothing), and what cannot."""
+        rows, found = readable_rows(self.part, self.chunks[number].tolist(), self._view)
+        return torch.from_numpy(to_unit(rows)) if rows else None, found
+
+    def _view(self, position: int) -> Pixels:
+        picture = _open(self.part, position, self.quality)
+        view = centre_view(picture, self.resolution, self.crop_ratio, self.interpolation)
+        return degrade(view, self.quality.degraded_size) if self.quality.degraded_size else view

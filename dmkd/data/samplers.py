@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -51,16 +52,52 @@ def classes_per_batch(batches: Batches) -> int:
 def plan_epoch(part: Pictures, batches: Batches, labels: Labels, rng: np.random.Generator) -> list[Labels]:
     """[size] training positions of every batch of an epoch, for the kinds "classes" and "plain".
 
-    `labels` [N] are those to group by; pictures whose label is -1 (withheld) are in plain batches only.
+    `labels` [N] are those to group by; classes that noise has left without a picture are passed over. Pictures whose label is -1
+    (withheld) are part of every plain batch's permutation. A batch of classes holds fewer classes and then, in place of the
+    others' groups, pictures without a label, drawn uniformly, since nobody may know their class (Yu et al. 2019, Sec. 5.2, learn
+    from both parts and do not say how a batch is made). The number of batches stays that of a fully labelled part.
     """
     length = epoch_length(batches, len(part), len(part.classes))
     if batches.kind == "plain":
         return cut_permutations(len(part), batches.size, length, batches.drop_last, rng)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels[labels >= 0])]
+    hidden = np.flatnonzero(labels < 0)
+    if not members:
+        return _unlabelled(hidden, batches.size, length, rng)
+    withheld = _withheld(batches, len(hidden) / len(labels)) if hidden.size else 0
+    drawn = _labelled(part, members, replace(batches, size=batches.size - withheld), length, rng)
+    if not withheld:
+        return drawn
+    return [np.concatenate(both) for both in zip(drawn, _unlabelled(hidden, withheld, length, rng), strict=True)]
+
+
+def _withheld(batches: Batches, share: float) -> int:
+    """How many pictures of a batch are without a label, whose share of all is `share`: whole groups of K."""
+    groups = classes_per_batch(batches)
+    if batches.unlabelled == 0:
+        return 0
+    if groups < 3:
+        raise ConfigError(
+            f"method.batches: {groups} classes x {batches.images_per_class} pictures leave no room for pictures without a label "
+            "beside two labelled classes; raise size, lower images_per_class, or set method.batches.unlabelled=0"
+        )
+    wanted = round((share if batches.unlabelled is None else batches.unlabelled) * groups)
+    return min(max(1, wanted), groups - 2) * batches.images_per_class
+
+
+def _unlabelled(hidden: Labels, count: int, length: int, rng: np.random.Generator) -> list[Labels]:
+    """`count` positions for each batch, from permutations of all of them; with replacement where they are fewer."""
+    if len(hidden) < count:
+        return list(hidden[rng.integers(len(hidden), size=(length, count))])
+    return [hidden[cut] for cut in cut_permutations(len(hidden), count, length, True, rng)]
+
+
+def _labelled(part: Pictures, members: list[Labels], batches: Batches, length: int, rng: np.random.Generator) -> list[Labels]:
     if batches.replacement:
         return _with_replacement(members, batches, length, rng)
     _check_lonely(part, members)
-    return _without_replacement(members, batches, length, rng)
+    # A class that noise has left with one picture has no positive, as one that it has left with none.
+    return _without_replacement([member for member in members if len(member) > 1], batches, length, rng)
 
 
 def cut_permutations(things: int, size: int, length: int, drop_last: bool, rng: np.random.Generator) -> list[Labels]:
@@ -102,8 +139,11 @@ def _pick(member: Labels, count: int, rng: np.random.Generator) -> Labels:
 
 
 def _check_lonely(part: Pictures, members: list[Labels]) -> None:
+    if part.broken.at_load:  # a class may be lonely because its other pictures are broken: it is passed over
+        return
+    counts = np.bincount(part.labels)
     for member in members:
-        if len(member) == 1:
+        if len(member) == 1 and counts[part.labels[member[0]]] == 1:
             raise DataError(
                 f"{part.name}: class {part.classes[part.labels[member[0]]]!r} has one picture ({part.paths[member[0]]}), "
                 "so without replacement it has no positive; add a picture, remove the class, or set "

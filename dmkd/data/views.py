@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
+from dmkd.errors import ConfigError, DataError
 from dmkd.space import Limit, OneOf
 
 Pixels = NDArray[np.uint8]
@@ -50,7 +51,10 @@ class Views:
     min_scale: Annotated[float, Limit(above=0, maximum=1)] = 0.08
     """Smallest area share of the random resized crop."""
     mixup: Annotated[float, Limit(minimum=0)] = 0.0
-    """Beta(a, a) of mixing with a random training picture; 0: off."""
+    """Beta(a, a) of mixing with another training picture; 0: off."""
+    mixup_partner: Annotated[str, OneOf(("random", "next"))] = "random"
+    """random: any training picture, drawn for each view and shown under the view's own draw (RAML as released); next: the same
+    view of the batch's next picture, as it is (RAML's text)."""
     teacher: bool = True
     """Draw the teacher's view in each step (off where its features are stored)."""
 
@@ -160,6 +164,49 @@ def centre_view(picture: Image.Image, size: int, crop_ratio: float, interpolatio
     resized = picture.resize((width, height), INTERPOLATIONS[interpolation])
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.asarray(resized.crop((left, top, left + size, top + size)))
+
+
+def max_side_view(picture: Image.Image, size: int, whole: int = 0) -> Pixels:
+    """[h, w, 3] the picture with its longer side reduced to `size`, never enlarged, its ratio kept (Lanczos, as in the field).
+
+    A picture that was cut out of one whose longer side had `whole` pixels is reduced by the factor of that one.
+    """
+    limit = size * max(picture.size) / whole if whole else size
+    reduced = picture.copy()
+    reduced.thumbnail((max(1, limit), max(1, limit)), Image.Resampling.LANCZOS, reducing_gap=None)
+    return np.asarray(reduced)
+
+
+def cut_to_box(picture: Image.Image, box: Sequence[int], path: str) -> Image.Image:
+    """The part of `picture` inside `box` (left, top, width, height; a width of 0: there is none, the whole picture).
+
+    What of the box lies beyond the picture's edge is left out. Raises `DataError` naming `path` where nothing remains.
+    """
+    left, top, width, height = (int(side) for side in box)
+    if width == 0:
+        return picture
+    right, bottom = min(left + width, picture.width), min(top + height, picture.height)
+    if left >= right or top >= bottom:
+        raise DataError(
+            f"{path}: its box (left {left}, top {top}, width {width}, height {height}) lies outside the picture of "
+            f"{picture.width} x {picture.height} pixels; mend the box"
+        )
+    return picture.crop((left, top, right, bottom))
+
+
+def degrade(view: Pixels, size: int) -> Pixels:
+    """A view reduced to `size` x `size` and enlarged to its own sides again (bilinear; Yu et al. 2019, Sec. 5.4)."""
+    small = Image.fromarray(view).resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(small.resize((view.shape[1], view.shape[0]), Image.Resampling.BILINEAR))
+
+
+def check_degraded(size: int, resolution: int) -> None:
+    """Raise `ConfigError` where reducing a view of `resolution` pixels to `size` (0: off) would take nothing from it."""
+    if size >= resolution:
+        raise ConfigError(
+            f"data.degraded_size: found {size}, wanted less than the {resolution} pixels at which the degraded side looks; "
+            "lower it, raise student.resolution, or set data.degradation=none"
+        )
 
 
 def to_unit(views: Sequence[Pixels]) -> NDArray[np.float32]:

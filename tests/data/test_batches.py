@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
 from dmkd.data import Data, batches
 from dmkd.data.batches import Batch, Batches, iterations_per_epoch, training_batches
 from dmkd.data.datasets import Pictures, load_dataset
-from dmkd.data.rows import MIXUP, VIEW
+from dmkd.data.rows import MIXUP, TEACHER_MIXUP, VIEW
 from dmkd.data.views import Views, apply_view, draw_partner, draw_view, generator
 from dmkd.errors import DataError
 from tests.pictures import make_folder
@@ -124,6 +124,23 @@ def test_mixup_is_a_weighted_sum_with_one_partner_at_both_sizes(signs: Pictures)
     assert batch.labels.tolist() == signs.labels[batch.index].tolist()
 
 
+@pytest.mark.parametrize("coupled", [True, False])
+def test_mixup_with_the_batchs_next_picture(signs: Pictures, coupled: bool) -> None:
+    """View a of image b is mixed with view a of image b + 1 as it is, the last image's with the first's; at both sizes, with
+    the same weight unless uncoupled."""
+    views = Views(mixup=0.4, mixup_partner="next", per_image=2, coupled=coupled)
+    plain = epoch(signs, replace(views, mixup=0.0), teacher_resolution=36)
+    streams = (MIXUP, MIXUP if coupled else TEACHER_MIXUP)
+    for number, (batch, own) in enumerate(zip(epoch(signs, views, teacher_resolution=36), plain, strict=True)):
+        for stream, mixed, images in zip(streams, (batch.student, batch.teacher), (own.student, own.teacher), strict=True):
+            assert mixed is not None
+            assert images is not None
+            for row in range(12):
+                _, weight = draw_partner(views, len(signs), generator(0, 0, stream, number * 6 + row // 2, row % 2))
+                expected = weight * images[row] + (1 - weight) * images[(row + 2) % 12]
+                torch.testing.assert_close(mixed[row], expected, rtol=0, atol=1e-6)
+
+
 def test_no_augmentation_is_the_test_transform(signs: Pictures) -> None:
     batch = epoch(signs, Views(augmentation="none"), crop_ratio=0.8)[0]
     ordered = torch.cat(list(batches.test_batches(signs, 24, crop_ratio=0.8, batch_size=7)))
@@ -169,16 +186,3 @@ def test_labels_can_be_replaced_and_withheld(signs: Pictures) -> None:
     assert (batch == 0).all()
     plain = epoch(signs, composition=Batches(kind="plain", size=18), labels=torch.full((18,), -1))[0]
     assert (plain.labels == -1).all()
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_picture_stops_with_one_line_that_names_it(tmp_path: Path, workers: int) -> None:
-    root = make_folder(tmp_path, classes=3, size=32)
-    file = root / "class_001" / "1-twemoji.png"
-    file.write_bytes(file.read_bytes()[:300])
-    part = load_dataset(Data(root=str(root)))
-    with pytest.raises(DataError, match="1-twemoji") as caught:
-        epoch(part, composition=Batches(kind="plain", size=3), workers=workers)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match="1-twemoji"):
-        list(batches.test_batches(part, 24, crop_ratio=0.875, batch_size=2, workers=workers))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.io import loadmat, savemat
 from torchvision.datasets import StanfordCars
 
@@ -50,6 +51,19 @@ def test_one_annotation_file(tmp_path: Path) -> None:
     assert list(pictures.paths) == [str(row["relative_im_path"]) for row in rows]
     assert numbers(pictures) == [int(row["class"]) for row in rows]
     assert pictures.classes[0] == "001 Maker Model 1 2012"
+
+
+@pytest.mark.parametrize("layout", ["car_ims", "devkit", "folder"])
+def test_boxes_count_from_0_and_have_a_width(tmp_path: Path, layout: str) -> None:
+    """The annotations' corners count from 1 and lie inside: (1, 1, W, H) is the whole picture of W x H."""
+    pictures = cars(make_cars196(tmp_path, layout, size=32))
+    if layout == "folder":
+        assert pictures.boxes is None
+        return
+    assert pictures.boxes is not None
+    for position in range(len(pictures)):
+        with Image.open(pictures.file(position)) as picture:
+            assert pictures.boxes[position].tolist() == [0, 0, *picture.size]
 
 
 def test_devkit_agrees_with_torchvision(tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,7 +23,11 @@ def test_a_whole_folder_is_ok(tmp_path: Path) -> None:
     assert report.ok
     assert (report.images, report.classes) == (8, 4)
     assert report.fingerprint == load_dataset(Data(root=str(root))).fingerprint
-    assert report.lines() == [f"folder in {root}: 8 pictures, 4 classes", f"fingerprint {report.fingerprint}"]
+    assert report.lines()[0] == f"folder in {root}: 8 pictures, 4 classes"
+    assert report.lines()[-2:] == [
+        f"hashes of all pictures: {root / 'dmkd-manifest.folder.json'}",
+        f"fingerprint {report.fingerprint}",
+    ]
 
 
 def test_missing_and_broken_pictures_are_named_and_left_alone(tmp_path: Path) -> None:
@@ -29,7 +37,7 @@ def test_missing_and_broken_pictures_are_named_and_left_alone(tmp_path: Path) ->
         file.unlink()
     files[8].write_bytes(b"")
     files[9].write_bytes(files[9].read_bytes()[:200])
-    before = sorted((file, file.stat().st_size) for file in tmp_path.rglob("*"))
+    before = {file: file.stat().st_size for file in tmp_path.rglob("*")}
     report = check("manifest", str(tmp_path))
     assert not report.ok
     assert len(report.missing) == 7
@@ -39,7 +47,9 @@ def test_missing_and_broken_pictures_are_named_and_left_alone(tmp_path: Path) ->
     assert lines[1].endswith(" and 2 more")
     assert "0 bytes" in lines[2]
     assert "not ready" in lines[-1]
-    assert sorted((file, file.stat().st_size) for file in tmp_path.rglob("*")) == before
+    after = {file: file.stat().st_size for file in tmp_path.rglob("*")}
+    assert after.keys() - before.keys() == {tmp_path / "dmkd-manifest.manifest.json"}
+    assert before.items() <= after.items()
 
 
 def test_without_decoding_broken_pictures_go_unseen(tmp_path: Path) -> None:
@@ -77,3 +87,72 @@ def test_signs_are_made_where_they_are_looked_for(tmp_path: Path) -> None:
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         check("folder", str(tmp_path / "none"))
+
+
+def test_it_goes_on_after_structural_faults(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, classes=4, size=32)
+    (root / "empty").mkdir()
+    (root / "class_000" / "deeper").mkdir()
+    shutil.copy(root / "class_001" / "0-openmoji.png", root / "stray.png")
+    (root / "class_002" / "0-openmoji.png").write_bytes(b"")
+    report = check("folder", str(root))
+    told = " ".join(report.faults)
+    assert len(report.faults) == 3
+    assert all(part in told for part in ("stray.png lies outside", "deeper is a folder inside", "empty has no pictures"))
+    assert (report.images, len(report.broken)) == (8, 1)
+    assert report.lines()[-1].startswith("not ready")
+    with pytest.raises(DataError, match=r"stray.png .* \(and 2 more faults"):
+        load_dataset(Data(root=str(root)))
+
+
+def test_the_next_time_names_what_has_changed(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, classes=4, size=32)
+    first = check("folder", str(root))
+    assert not first.changed + first.added + first.removed
+    assert check("folder", str(root)) == first
+    changed = root / "class_001" / "0-openmoji.png"
+    status, content = changed.stat(), bytearray(changed.read_bytes())
+    content[-20] ^= 1
+    changed.write_bytes(content)
+    os.utime(changed, ns=(status.st_atime_ns, status.st_mtime_ns))  # same size, same time: the bytes tell
+    (root / "class_002" / "1-twemoji.png").rename(root / "class_002" / "2-twemoji.png")
+    report = check("folder", str(root))
+    assert report.changed == ("class_001/0-openmoji.png",)
+    assert report.added == ("class_002/2-twemoji.png",)
+    assert report.removed == ("class_002/1-twemoji.png",)
+    assert "1 changed since the last time: class_001/0-openmoji.png" in report.lines()
+
+
+def test_hashes_go_to_the_cache_where_the_folder_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DMKD_CACHE", str(tmp_path / "cache"))
+    root = make_folder(tmp_path / "signs", classes=4, size=32)
+    (root / "dmkd-manifest.folder.json").mkdir()  # also the superuser cannot write there
+    (root / "dmkd-manifest.folder.json" / "x").touch()
+    report = check("folder", str(root))
+    assert Path(report.record).parent == tmp_path / "cache" / "manifests"
+    content = json.loads(Path(report.record).read_text())
+    file = root / "class_000" / "0-openmoji.png"
+    assert content["pictures"]["class_000/0-openmoji.png"][:3] == [
+        file.stat().st_size,
+        file.stat().st_mtime_ns,
+        hashlib.sha256(file.read_bytes()).hexdigest(),
+    ]
+    Path(report.record).write_text(Path(report.record).read_text()[:-20])  # damaged: made anew
+    assert not check("folder", str(root)).added
+
+
+def test_a_file_name_that_is_no_text_can_be_shown(tmp_path: Path) -> None:
+    root = make_folder(tmp_path, classes=3, size=32)
+    os.rename(root / "class_000" / "0-openmoji.png", os.fsencode(root / "class_000") + b"/\xff.png")
+    (root / "class_000" / "1-twemoji.png").write_bytes(b"")
+    os.truncate(os.fsencode(root / "class_000") + b"/\xff.png", 0)
+    assert "\\udcff.png" in "\n".join(check("folder", str(root)).lines()).encode("utf-8").decode()
+
+
+def test_a_box_beyond_the_picture_is_named(tmp_path: Path) -> None:
+    file = make_manifest(tmp_path, classes=4, size=32)
+    head, *rows = file.read_text().splitlines()
+    file.write_text(
+        "\n".join([f"{head},x,y,width,height", f"{rows[0]},31,0,9,9", f"{rows[1]},32,0,9,9", *[f"{r},,,," for r in rows[2:]]])
+    )
+    assert check("manifest", str(file)).outside == ("images/class_000/1-twemoji.png (32 x 32, box from 32, 0)",)

@@ -127,14 +127,66 @@ def test_plain_is_a_permutation() -> None:
     assert sorted(np.concatenate(batches).tolist()) == list(range(15))
 
 
-def test_withheld_labels_are_in_plain_batches_only() -> None:
-    made = part([4, 4, 4])
+def half_withheld(counts: list[int]) -> tuple[Pictures, Labels]:
+    made = part(counts)
     labels = made.labels.copy()
     labels[::2] = -1
-    classes = plan_epoch(made, Batches(size=6, iterations=50), labels, generator(0))
-    assert set(np.concatenate(classes).tolist()) == {1, 3, 5, 7, 9, 11}
+    return made, labels
+
+
+@pytest.mark.parametrize(
+    ("share", "counts", "groups"), [(None, [4] * 6, 3), (0.3, [4] * 6, 2), (0.01, [4] * 6, 1), (0.99, [4] * 6, 4)]
+)
+@pytest.mark.parametrize("replacement", [True, False])
+def test_a_batch_holds_both_labelled_groups_and_pictures_without_a_label(
+    share: float | None, counts: list[int], groups: int, replacement: bool
+) -> None:
+    """Of 6 groups of 2, `groups` are blind: 3 of 6 for half the pictures, at least 1, at most all but 2."""
+    made, labels = half_withheld(counts)
+    batches = Batches(size=12, iterations=60, unlabelled=share, replacement=replacement)
+    drawn: Counter[int] = Counter()
+    for batch in plan_epoch(made, batches, labels, generator(0)):
+        known, hidden = batch[: 12 - 2 * groups], batch[12 - 2 * groups :]
+        assert (labels[known] >= 0).all()
+        assert (labels[hidden] == -1).all()
+        assert (labels[known[::2]] == labels[known[1::2]]).all()
+        if not replacement:
+            assert len(set(batch.tolist())) == 12
+        drawn.update(hidden.tolist())
+    # Blind to the class: uniform over the 12 pictures without a label.
+    assert set(drawn) == set(range(0, 24, 2))
+    assert chisquare(list(drawn.values())).pvalue > 1e-3
+
+
+def test_withheld_labels_in_other_batches() -> None:
+    made, labels = half_withheld([4, 4, 4])
     plain = plan_epoch(made, Batches(kind="plain", size=12), labels, generator(0))
     assert set(plain[0].tolist()) == set(range(12))
+    none = plan_epoch(made, Batches(size=4, iterations=50, unlabelled=0.0), labels, generator(0))
+    assert set(np.concatenate(none).tolist()) == {1, 3, 5, 7, 9, 11}
+    with pytest.raises(ConfigError, match=r"2 classes x 2 pictures leave no room .*unlabelled=0"):
+        plan_epoch(made, Batches(size=4), labels, generator(0))
+    # Nothing is labelled: whole batches of pictures without a label, as many as always.
+    all_hidden = plan_epoch(made, Batches(**YU, iterations=3), np.full(12, -1), generator(0))
+    assert [len(batch) for batch in all_hidden] == [32] * 3
+    blind = plan_epoch(made, Batches(size=6, replacement=False), np.full(12, -1), generator(0))
+    assert [len(set(batch.tolist())) for batch in blind] == [6]
+
+
+def test_as_many_steps_whatever_is_withheld() -> None:
+    made, labels = half_withheld([8] * 12)
+    for batches in (Batches(size=12), Batches(size=12, replacement=False)):
+        lengths = [len(plan_epoch(made, batches, told, generator(0))) for told in (made.labels, labels)]
+        assert lengths[0] == lengths[1] > 0
+
+
+def test_classes_that_noise_has_emptied_are_passed_over() -> None:
+    made = part([2, 2, 2, 2])
+    told = np.array([0, 0, 2, 2, 2, 2, 0, 3])
+    for replacement, classes in ((True, {0, 2, 3}), (False, {0, 2})):
+        batches = Batches(size=4, iterations=40, replacement=replacement)
+        planned = plan_epoch(made, batches, told, generator(0))
+        assert {int(told[position]) for batch in planned for position in batch} == classes
 
 
 def test_plans_are_functions_of_their_key() -> None:

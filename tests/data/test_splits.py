@@ -109,3 +109,21 @@ def test_one_class_alone(tmp_path: Path) -> None:
     pictures = load_dataset(Data(root=str(make_folder(tmp_path, classes=1, size=24))))
     with pytest.raises(DataError, match="0 training"):
         split(pictures, Data(validation=0))
+
+
+def test_sorted_validation_is_the_second_half_of_the_training_classes(signs: Pictures) -> None:
+    """RAML: half and half of them, in the data set's order (spec, CUB 50/50)."""
+    parts = split(signs, Data(validation=0.5, validation_order="sorted"))
+    assert classes(parts.train) == set(signs.classes[:5])
+    assert classes(parts.val) == set(signs.classes[5:10])
+    assert classes(parts.test) == set(signs.classes[10:])
+    assert classes(split(signs, Data(validation=0.2, validation_order="sorted", split_seed=9)).val) == set(signs.classes[8:10])
+    held = [classes(split(signs, Data(folds=4, fold=fold, validation_order="sorted")).val) for fold in range(4)]
+    assert set().union(*held) == set(signs.classes[:10])
+    assert sum(map(len, held)) == 10
+
+
+def test_a_class_in_two_parts_of_a_data_sets_own_split_is_refused(signs: Pictures) -> None:
+    listed = replace(signs, split=tuple("train" if position % 3 else "test" for position in range(len(signs))))
+    with pytest.raises(DataError, match="class 'class_000' stands in test and in train"):
+        split(listed, Data())

@@ -95,6 +95,32 @@ def test_both_sizes_show_the_same_crop(width: int, height: int, seed: int, half:
     assert np.abs(pooled - small).mean() < 0.7
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(32, 250),
+    height=st.integers(32, 250),
+    seed=st.integers(0, 10**6),
+    sizes=st.tuples(st.integers(16, 80), st.integers(16, 160)),
+)
+def test_the_crop_box_that_is_resized_is_one_at_both_sizes(width: int, height: int, seed: int, sizes: tuple[int, int]) -> None:
+    """Read off what Pillow was asked for, not off pixels: box and flip are those of `crop_box`, whatever the output's size."""
+    boxes = []
+
+    class Watched(Image.Image):
+        def crop(self, box: tuple[float, float, float, float] | None = None) -> Image.Image:
+            boxes.append(box)
+            return super().crop(box)
+
+    picture, numbers = coordinates(width, height), draw(seed)
+    picture.__class__ = Watched
+    shown = [apply_view(picture, numbers, size) for size in sizes]
+    left, top, w, h = crop_box(numbers.tries, width, height, numbers.min_scale)
+    assert boxes == [(left, top, left + w, top + h)] * 2
+    for view in shown:
+        columns = view[..., 0].astype(float).mean(0)
+        assert (columns[0] > columns[-1]) == (numbers.flip and w > 1) or abs(columns[0] - columns[-1]) < 1
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_jitter_is_torchvisions(seed: int) -> None:
     jitter = draw(seed, "crop_flip_jitter").jitter
