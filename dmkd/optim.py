@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
+from dmkd.errors import ConfigError
 from dmkd.space import Limit, OneOf, Range
 
 
@@ -27,11 +28,22 @@ class Optim:
     head_lr: Annotated[float, Limit(minimum=0)] = 0.0
     """Rate of the embedding layer; 0: as `lr`."""
     weight_decay: Annotated[float, Limit(minimum=0)] = 4e-4
-    schedule: Annotated[str, OneOf(("constant", "one_cycle", "exponential", "cosine"))] = "constant"
+    schedule: Annotated[str, OneOf(("constant", "one_cycle", "exponential", "steps", "cosine"))] = "constant"
     gamma: Annotated[float, Limit(above=0, maximum=1)] = 0.99
-    """Factor per epoch of the exponential schedule."""
+    """Factor per epoch of the exponential schedule, or at each of the `milestones` of steps. AML's text has 0.99 an epoch, its
+    released code exp(-0.01) = 0.990049833749168, and with `decay_first`."""
+    decay_first: bool = False
+    """Exponential: multiply before the first epoch too, so that epoch e, from 0, has gamma^(e + 1), as AML's released code."""
+    milestones: Annotated[tuple[int, ...], Limit(minimum=1)] = ()
+    """Epochs done when the rate of the schedule "steps" falls (OBD-SD's Table 2: 200, 250 of 300 on Cars, by 0.3)."""
+    one_cycle_divisor: Annotated[float, Limit(minimum=1)] = 10.0
+    """One-cycle starts at its largest rate divided by this: 10 in RAML's released code, 25 in its text (PyTorch's default)."""
+    group_rates: bool = False
+    """One-cycle: each parameter group keeps its own rate as its largest; off, as released: `lr` for all of them."""
     accumulate: Annotated[int, Limit(minimum=1)] = 1
-    """Batches per optimizer step."""
+    """Batches per optimizer step, each with weight 1 / accumulate, also in an epoch's last, incomplete step."""
+    chunk: Annotated[int, Limit(minimum=0)] = 0
+    """Pictures per forward pass; 0: all of a batch. The gradient is that of the whole batch in either case (gradient caching)."""
     clip: Annotated[float, Limit(minimum=0)] = 0.0
     """Largest gradient norm; 0: no clipping."""
     precision: Annotated[str, OneOf(("fp32", "bf16", "fp16"))] = "fp32"
@@ -77,20 +89,35 @@ def make_optimizer(groups: list[dict[str, Any]], optim: Optim) -> torch.optim.Op
 def make_schedule(optimizer: torch.optim.Optimizer, optim: Optim, iterations_per_epoch: int) -> LRScheduler:
     """A schedule stepped after every optimizer step, fixed by the planned epochs.
 
-    one_cycle is RAML's (spec 7): one largest rate for all groups (which overwrites the 10 x of the GeM exponent), division by 10
-    at the start and by 1e4 more at the end, peak at 30 %, momentum cycled. exponential changes once an epoch (AML 5.5).
+    one_cycle is RAML's: one largest rate for all groups (which overwrites the 10 x of the GeM exponent) unless `group_rates`,
+    division by 10 at the start and by 1e4 more at the end, peak at 30 %, momentum cycled (spec 7). exponential and steps change
+    once an epoch (spec 5.5, 8.5). Raises `ConfigError` for steps without milestones.
     """
+    if optim.schedule == "steps" and not optim.milestones:
+        raise ConfigError("optim.schedule=steps, but optim.milestones is empty: give the epochs at which the rate falls")
     total = max(1, optim.epochs * iterations_per_epoch)
     per_epoch = max(1, iterations_per_epoch)
+    peaks = [group["lr"] for group in optimizer.param_groups] if optim.group_rates else optim.lr
     makers: dict[str, Callable[[], LRScheduler]] = {
         "constant": lambda: LambdaLR(optimizer, lambda _: 1.0),
-        "exponential": lambda: LambdaLR(optimizer, lambda step: optim.gamma ** (step // per_epoch)),
+        "exponential": lambda: LambdaLR(optimizer, lambda step: optim.gamma ** (step // per_epoch + optim.decay_first)),
+        "steps": lambda: LambdaLR(optimizer, lambda step: optim.gamma ** _passed(step // per_epoch, optim.milestones)),
         "cosine": lambda: CosineAnnealingLR(optimizer, total),
         "one_cycle": lambda: OneCycleLR(
-            optimizer, optim.lr, total_steps=total, div_factor=10, final_div_factor=1e4, pct_start=0.3, base_momentum=0.85
+            optimizer,
+            peaks,
+            total_steps=total,
+            div_factor=optim.one_cycle_divisor,
+            final_div_factor=1e4,
+            pct_start=0.3,
+            base_momentum=0.85,
         ),
     }
     return makers[optim.schedule]()
+
+
+def _passed(epoch: int, milestones: tuple[int, ...]) -> int:
+    return sum(epoch >= milestone for milestone in milestones)
 
 
 class Precision:

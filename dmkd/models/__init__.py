@@ -13,16 +13,20 @@ class Network:
     """An embedding network: backbone, pooling, linear embedding, L2. Defaults are those of S2SD and OBD-SD (R50, 128-d)."""
 
     backbone: str = "resnet50"
-    """A torchvision name ("resnet50"), or a timm name after a prefix ("timm/tf_efficientnet_lite0")."""
+    """A torchvision name ("resnet50"), a timm name with its prefix ("timm/tf_efficientnet_lite0"), or one of `dmkd networks`."""
     weights: str = "imagenet"
     """"imagenet" (torchvision's or timm's, or a package that carries them), "none", or the path of a weight file."""
     pooling: Annotated[str, OneOf(("average", "max", "average+max", "gem"))] = "average"
     dim: Annotated[int, Limit(minimum=0)] = 128
     """Embedding dimension; 0: no linear layer, the normalised pooled features are the embedding."""
+    projection: Annotated[str, OneOf(("linear", "conv"))] = "linear"
+    """To `dim`: a linear layer after the pooling, or AML's 1x1 convolution and ReLU before it (embeddings then are >= 0)."""
     resolution: Annotated[int, Limit(minimum=16, maximum=4096), Choice((112, 160, 224))] = 224
     """Side of the square crop in training and test, pixels."""
     frozen_batchnorm: bool = True
-    """Running statistics stay as they are; scale and shift still train."""
+    """Running statistics stay as they are; scale and shift still train. Without effect where there is none (ViT, ConvNeXt)."""
+    frozen: tuple[str, ...] = ()
+    """Modules of the backbone whose parameters do not train, by their dotted names ("layer1", "blocks.0"): cheaper, milder."""
     checkpoint: str = ""
     """Start from this checkpoint folder instead of `weights` ("teacher": from the teacher's weights, as RAML)."""
 
@@ -35,3 +39,6 @@ class Teacher:
     """Folder of a checkpoint (or a REF, which the command line and the sweep turn into a folder)."""
     resolution: Annotated[int, Limit(minimum=0, maximum=4096)] = 0
     """Side of the teacher's crop, pixels; 0: as it was trained."""
+    features: str = ""
+    """Of the training pictures, where a method works with stored ones: "" keeps them in a cache that runs share
+    (`$DMKD_CACHE/features`), "none" computes them in each run, a path is a file of stored features that has to fit."""

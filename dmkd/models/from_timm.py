@@ -9,6 +9,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
+from dmkd.errors import ConfigError, ShapeError
 from dmkd.models.preprocess import Preprocess
 from dmkd.models.trunk import Backbone
 
@@ -60,14 +61,20 @@ class TimmBackbone(Backbone):
 
 
 def build_timm(name: str, resolution: int) -> TimmBackbone:
-    """The backbone `timm/NAME` with random weights, made for `resolution` where its design wants to know; not probed yet."""
+    """The backbone `timm/NAME` with random weights, made for `resolution` where its design wants to know; not probed yet.
+
+    Raises `ShapeError` where a network of that size cannot be made.
+    """
     short = name.removeprefix("timm/")
-    for options in ({"dynamic_img_size": True}, {"img_size": resolution}):
+    for options in ({"dynamic_img_size": True}, {"img_size": resolution}, {}):
         try:
             return TimmBackbone(name, timm.create_model(short, num_classes=0, **options), options)
         except TypeError:  # most convolutional networks know neither argument
             continue
-    return TimmBackbone(name, timm.create_model(short, num_classes=0), {})
+        except (RuntimeError, AssertionError, ValueError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise ShapeError(f"backbone {name!r} cannot be made for images of {resolution} px ({reason})") from None
+    raise ConfigError(f"backbone {name!r}: timm cannot make it")
 
 
 def timm_state(backbone: TimmBackbone, overlay: dict[str, Any]) -> dict[str, Tensor]:

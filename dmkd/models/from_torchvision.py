@@ -1,7 +1,8 @@
-"""Backbones of torchvision, by the names of `torchvision.models`, and the v1 stride layout of its bottleneck ResNets."""
+"""Backbones of torchvision, by the names of `torchvision.models`, and two layouts of other code: v1 strides, no last pooling."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from functools import lru_cache
 from typing import Any
@@ -42,6 +43,9 @@ TRUNKS: dict[str, str] = {
 V1_LAYOUT = ("resnet50", "resnet101", "resnet152")
 """Networks that also exist as `<name>_v1`: stride in the first 1x1 convolution of a block (He et al. 2015), not in the 3x3."""
 
+UNPOOLED = ("alexnet", "vgg11", "vgg13", "vgg16", "vgg19")
+"""Networks that also exist as `<name>_unpooled`: without the last max-pooling, as the landmark networks use them."""
+
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
@@ -50,8 +54,14 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 
 @lru_cache(maxsize=1)
 def torchvision_names() -> tuple[str, ...]:
-    """Every classification network of torchvision, and the v1 layouts."""
-    return (*torchvision.models.list_models(module=torchvision.models), *(f"{name}_v1" for name in V1_LAYOUT))
+    """Every classification network of torchvision, the v1 layouts, and those without their last pooling."""
+    other = (*(f"{name}_v1" for name in V1_LAYOUT), *(f"{name}_unpooled" for name in UNPOOLED))
+    return (*torchvision.models.list_models(module=torchvision.models), *other)
+
+
+def published_name(name: str) -> str:
+    """Torchvision's own name of the network whose layout `name` is."""
+    return name.removesuffix("_v1").removesuffix("_unpooled")
 
 
 class TorchvisionBackbone(Backbone):
@@ -86,6 +96,20 @@ class TorchvisionBackbone(Backbone):
         return blocks
 
 
+class ResNetBackbone(TorchvisionBackbone):
+    """torchvision's ResNets, whose blocks use one ReLU several times.
+
+    Stages inside a block: "layer1.2.conv2" is what the convolution gives, before batch-norm and ReLU; "layer1.2.relu2" is what
+    the block's second ReLU gives: the same map after batch-norm and ReLU. The block itself is "layer1.2" (or "layer1.2.relu", its
+    last ReLU). "layer1.2.bn2" cannot be had, as the ReLU overwrites it.
+    """
+
+    def place(self, stage: str) -> tuple[str, int]:
+        """See `Backbone.place`."""
+        numbered = re.fullmatch(r"(.+\.relu)(\d)", stage)
+        return (numbered[1], int(numbered[2])) if numbered else (stage, 0)
+
+
 class VisionTransformerBackbone(TorchvisionBackbone):
     """torchvision's ViT on images of any size that its patches divide: position embeddings are interpolated, bicubic."""
 
@@ -97,7 +121,7 @@ class VisionTransformerBackbone(TorchvisionBackbone):
         """[B, 1 + hw, C] tokens after the last norm, the class token first."""
         body: Any = self.body
         patches = body.conv_proj(images)
-        tokens = torch.cat([body.class_token.expand(len(images), -1, -1), patches.flatten(2).transpose(1, 2)], 1)
+        tokens = torch.cat([body.class_token.expand(images.shape[0], -1, -1), patches.flatten(2).transpose(1, 2)], 1)
         encoder = body.encoder
         tokens = tokens + _resized(encoder.pos_embedding, patches.shape[-2], patches.shape[-1])
         last: Tensor = encoder.ln(encoder.layers(encoder.dropout(tokens)))
@@ -110,14 +134,16 @@ class VisionTransformerBackbone(TorchvisionBackbone):
 
 def build_torchvision(name: str) -> TorchvisionBackbone:
     """The backbone `name` with random weights; not probed yet."""
-    plain = name.removesuffix("_v1")
+    plain = published_name(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision warns of what its defaults will be one day
         body = torchvision.models.get_model(plain, weights=None, **_ARGUMENTS.get(plain, {}))
-    if name != plain:
+    if name.endswith("_v1"):
         _move_strides(body)
-    kind = VisionTransformerBackbone if type(body).__name__ == "VisionTransformer" else TorchvisionBackbone
-    return kind(name, body)
+    if name.endswith("_unpooled"):
+        del body.features[-1]
+    kinds = {"VisionTransformer": VisionTransformerBackbone, "ResNet": ResNetBackbone}
+    return kinds.get(type(body).__name__, TorchvisionBackbone)(name, body)
 
 
 def _move_strides(body: nn.Module) -> None:
@@ -132,7 +158,7 @@ def _preprocess(name: str) -> Preprocess:
         return Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     if name.endswith("_v1"):
         return Preprocess()
-    preset = next(iter(torchvision.models.get_model_weights(name))).transforms()
+    preset = next(iter(torchvision.models.get_model_weights(published_name(name)))).transforms()
     return Preprocess(tuple(preset.mean), tuple(preset.std))
 
 

@@ -11,6 +11,14 @@ def full_precision(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def exactly(module: nn.Module, x: Tensor) -> Tensor:
+    """`module(x)` outside mixed precision: for the last layer, whose rounding nothing after it averages out."""
+    if x.device.type not in ("cpu", "cuda") or not torch.is_autocast_enabled(x.device.type):
+        return module(x)  # type: ignore[no-any-return]
+    with torch.autocast(x.device.type, enabled=False):
+        return module(x)  # type: ignore[no-any-return]
+
+
 def unit_length(x: Tensor, eps: float = 1e-6) -> Tensor:
     """`x [..., D]` divided by its length; a vector shorter than `eps` is divided by `eps` (zero stays zero)."""
     x = full_precision(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -38,7 +39,13 @@ class Backbone(nn.Module):
         """Arguments that `body` was made with, beside its name."""
         self.channels = 0
         self.stage_channels: dict[str, int] = {}
-        """Channels of every stage that may be asked for, by the dotted name of its module in `body`."""
+        """Channels of the stages that may be asked for, by the dotted name of their module in `body`.
+
+        These are the blocks. Any other module that gives a map of the whole image may be asked for as well ("layer1.2.conv2"),
+        and stands here from then on.
+        """
+        self.resolution = 0
+        """Side of the images that `probe` tried, pixels."""
         self.channels_come_last = False
         self.prefix_tokens = 0
 
@@ -55,15 +62,38 @@ class Backbone(nn.Module):
 
     def check_stages(self, stages: Iterable[str]) -> None:
         """Raise `ConfigError` for a stage that this backbone has not, naming the nearest."""
-        for stage in stages:
+        unknown = [stage for stage in stages if stage not in self.stage_channels]
+        if not unknown:
+            return
+        modules = {name for name, _ in self.body.named_modules() if name}
+        self.stage_channels |= self._measure(self.resolution, [stage for stage in unknown if self.place(stage)[0] in modules])[1]
+        for stage in unknown:
             if stage not in self.stage_channels:
-                raise ConfigError(f"backbone {self.name!r} has no stage {stage!r}: {nearest(stage, self.stage_channels)}")
+                raise ConfigError(self._refusal(stage, modules))
+
+    def _refusal(self, stage: str, modules: Iterable[str]) -> str:
+        if self.place(stage)[0] in modules:
+            reason = "it gives no map of the whole image, or the layer after it overwrites what it gives"
+            return (
+                f"backbone {self.name!r}: stage {stage!r} cannot be handed out ({reason}); blocks: {', '.join(self.candidates())}"
+            )
+        return f"backbone {self.name!r} has no stage {stage!r}: {nearest(stage, self.stage_channels)}"
+
+    def place(self, stage: str) -> tuple[str, int]:
+        """The dotted name of the module that gives a stage, and which of its calls in one pass; 0: the last."""
+        return stage, 0
 
     def _run(self, images: Tensor, stages: Iterable[str], keep: Callable[[str, Tensor], None]) -> Tensor:
         """The trunk's output; `keep(stage, output)` is called with what each stage gives."""
 
         def watch(stage: str) -> RemovableHandle:
-            return self.body.get_submodule(stage).register_forward_hook(lambda _module, _inputs, output: keep(stage, output))
+            (name, wanted), calls = self.place(stage), itertools.count(1)
+
+            def caught(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+                if next(calls) == wanted or not wanted:
+                    keep(stage, output)
+
+            return self.body.get_submodule(name).register_forward_hook(caught)
 
         hooks = [watch(stage) for stage in stages]
         try:
@@ -85,7 +115,7 @@ class Backbone(nn.Module):
             count = x.shape[1] - prefix
             h = round(math.sqrt(max(0, count) * height / width))
             if h and count % h == 0 and count // h == round(h * width / height):
-                return x[:, prefix:].transpose(1, 2).reshape(len(x), -1, h, count // h)
+                return x[:, prefix:].transpose(1, 2).reshape(x.shape[0], -1, h, count // h)
         raise ShapeError(f"backbone {self.name!r}: {x.shape[1]} tokens are no map of an image of {height} x {width} px")
 
     def candidates(self) -> list[str]:
@@ -97,21 +127,26 @@ class Backbone(nn.Module):
 
         Raises `ShapeError` where the network does not take images of `resolution` px.
         """
+        self.resolution = resolution
+        self.channels, self.stage_channels = self._measure(resolution, candidates)
+
+    def _measure(self, resolution: int, stages: Iterable[str]) -> tuple[int, dict[str, int]]:
+        """Channels of the last map, and of those stages that give one which no later layer overwrites."""
         shadow, caught = without_data(self).eval(), _Versions()
         images = torch.zeros(1, 3, resolution, resolution, device="meta")
         try:
             with torch.no_grad():
-                last = shadow._run(images, dict.fromkeys(candidates), caught.keep)
-                self.channels = shadow._as_map(last, images).shape[1]
+                channels = shadow._as_map(shadow._run(images, dict.fromkeys(stages), caught.keep), images).shape[1]
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
-            raise ShapeError(
-                f"backbone {self.name!r} does not take images of {resolution} px ({reason}): try another size"
-            ) from None
-        self.stage_channels = {}
+            raise ShapeError(f"backbone {self.name!r} does not take images of {resolution} px ({reason})") from None
+        found: dict[str, int] = {}
         for stage, output in caught.untouched().items():
             with contextlib.suppress(ShapeError):
-                self.stage_channels[stage] = self._as_map(output, images).shape[1]
+                if len(output) != 1:  # windows of the image, counted as a batch
+                    continue
+                found[stage] = self._as_map(output, images).shape[1]
+        return channels, found
 
 
 class _Versions:

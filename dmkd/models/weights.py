@@ -8,6 +8,7 @@ import socket
 import urllib.error
 import urllib.request
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from torch import Tensor, nn
 
 from dmkd.errors import WeightsError
 from dmkd.models import efficientnet_lite
+from dmkd.models.from_papers import INCEPTION_FILE, NO_WEIGHTS, PaperBackbone
 from dmkd.models.from_timm import TimmBackbone, timm_state
+from dmkd.models.from_torchvision import published_name
 from dmkd.models.preprocess import Preprocess
 from dmkd.models.trunk import Backbone
 
@@ -44,7 +47,7 @@ def load_weights(backbone: Backbone, weights: str) -> Preprocess:
     packaged = efficientnet_lite.packaged_file(backbone.name)
     if packaged is not None:
         return _fill_from_package(backbone, packaged)
-    published = _from_timm(backbone) if isinstance(backbone, TimmBackbone) else _from_torchvision(backbone)
+    published = _published(backbone)
     fit_state(backbone.body, without_classifier(published, backbone.classifier), f"published weights of {backbone.name}")
     return backbone.preprocess
 
@@ -97,7 +100,10 @@ def fit_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         raise WeightsError(
             f"{source} does not fit the network: {found}; give the weights of this very backbone, or weights: none"
         )
-    module.load_state_dict(dict(state), strict=False)
+    # A layer's version travels beside its tensors; without it MNASNet takes its own weights for those of an older release.
+    versioned = OrderedDict(state)
+    versioned._metadata = own._metadata  # type: ignore[attr-defined]
+    module.load_state_dict(versioned, strict=False)
 
 
 def _differs(name: str, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
@@ -116,10 +122,31 @@ def _fill_from_package(backbone: Backbone, file: Path) -> Preprocess:
     return efficientnet_lite.PREPROCESS
 
 
+def _published(backbone: Backbone) -> Mapping[str, Tensor]:
+    if backbone.name in NO_WEIGHTS:
+        raise WeightsError(
+            f"no ImageNet weights are published for {backbone.name!r} ({NO_WEIGHTS[backbone.name]}): "
+            "give the path of a file, or weights: none"
+        )
+    if isinstance(backbone, PaperBackbone):
+        return _from_url(backbone.name, INCEPTION_FILE)
+    return _from_timm(backbone) if isinstance(backbone, TimmBackbone) else _from_torchvision(backbone)
+
+
+def _from_url(name: str, url: str) -> dict[str, Tensor]:
+    """A file whose name ends with the beginning of its hash, from torch.hub's folder or the net."""
+    stored = Path(torch.hub.get_dir(), "checkpoints", url.rsplit("/", 1)[-1])
+    with _download(name, url, [stored]):
+        if not stored.is_file():
+            stored.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(stored), stored.stem.rsplit("-", 1)[-1], progress=False)
+    return read_weights(stored)
+
+
 def _from_torchvision(backbone: Backbone) -> Mapping[str, Tensor]:
     if backbone.name.endswith("_v1"):
         raise WeightsError(f"no weights are published for {backbone.name!r}: give the path of a file, or weights: none")
-    published = torchvision.models.get_model_weights(backbone.name)
+    published = torchvision.models.get_model_weights(published_name(backbone.name))
     choice = getattr(published, "IMAGENET1K_V1", None) or published.DEFAULT
     stored = Path(torch.hub.get_dir(), "checkpoints", choice.url.rsplit("/", 1)[-1])
     with _download(backbone.name, choice.url, [stored]):

@@ -125,6 +125,16 @@ def test_a_stage_is_never_overwritten_by_the_layer_after_it() -> None:
                 torch.testing.assert_close(stages[f"features.{number}"], x)
 
 
+def test_unpooled_leaves_out_the_last_max_pooling_and_keeps_every_name() -> None:
+    whole, unpooled = build_backbone("vgg11", 64), build_backbone("vgg11_unpooled", 64)
+    unpooled.load_state_dict(whole.state_dict())
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        small, large = whole(images)[0], unpooled(images)[0]
+    assert large.shape == (1, 512, 4, 4)
+    assert torch.equal(torch.nn.functional.max_pool2d(large, 2), small)
+
+
 def test_v1_moves_the_stride_into_the_first_convolution() -> None:
     modern, old = build_backbone("resnet50", 64), build_backbone("resnet50_v1", 64)
     assert list(modern.state_dict()) == list(old.state_dict())
@@ -150,6 +160,40 @@ def test_unknown_names_are_answered_with_the_nearest(name: str, message: str) ->
         build_backbone(name)
 
 
+def test_stages_inside_a_bottleneck_are_its_convolution_and_its_second_relu() -> None:
+    """Yu's teacher layers: the last but one of each block, with the channels of ResNet-18's outputs."""
+    backbone = build_backbone("resnet50", 64).eval()
+    names = tuple(f"layer{layer}.{last}.{part}" for layer, last in ((1, 2), (4, 2)) for part in ("conv2", "relu2"))
+    with torch.no_grad():
+        last, stages = backbone(images(), (*names, "layer4.2"))
+        body = backbone.body
+        before = body.layer1[:2](body.maxpool(body.relu(body.bn1(body.conv1(images())))))
+        block = body.layer1[2]
+        convolved = block.conv2(torch.relu(block.bn1(block.conv1(before))))
+    torch.testing.assert_close(stages["layer1.2.conv2"], convolved)
+    torch.testing.assert_close(stages["layer1.2.relu2"], torch.relu(block.bn2(convolved)))
+    assert torch.equal(stages["layer4.2"], last)
+    assert [backbone.stage_channels[name] for name in names] == [64, 64, 512, 512]
+    assert [tuple(stages[name].shape) for name in names[2:]] == [(2, 512, 2, 2)] * 2
+
+
+def test_a_stage_inside_a_block_has_its_gradient() -> None:
+    backbone = build_backbone("resnet50", 64)
+    _, stages = backbone(images(), ("layer1.2.relu2",))
+    stages["layer1.2.relu2"].sum().backward()
+    body = backbone.body
+    assert body.layer1[2].conv2.weight.grad.abs().sum() > 0
+    assert body.layer1[2].conv3.weight.grad is None
+
+
+def test_a_stage_that_cannot_be_handed_out_is_refused_with_the_reason() -> None:
+    backbone = build_backbone("resnet50", 64)
+    for stage in ("layer1.2.bn2", "layer1.2.relu7"):
+        with pytest.raises(ConfigError, match=rf"stage '{stage}' cannot be handed out \(.*overwrites.*blocks: layer1, layer2, "):
+            backbone.check_stages((stage,))
+    assert list(backbone.stage_channels) == ["layer1", "layer2", "layer3", "layer4"]
+
+
 def test_unknown_stage_names_the_nearest() -> None:
     backbone = build_backbone("resnet18", 64)
     with pytest.raises(ConfigError, match="no stage 'layer5': did you mean 'layer"):
@@ -157,8 +201,10 @@ def test_unknown_stage_names_the_nearest() -> None:
 
 
 def test_a_size_that_the_network_cannot_take_is_refused_when_it_is_built() -> None:
-    with pytest.raises(ShapeError, match=r"inception_v3.* does not take images of 32 px"):
+    with pytest.raises(ShapeError, match=r"inception_v3.* does not take images of 32 px .*; nearest that it takes: 224 px"):
         build_backbone("inception_v3", 32)
+    with pytest.raises(ShapeError, match=r"should be divisible by patch size \(14\)\.\); nearest that it takes: 70 or 56 px"):
+        build_backbone("timm/vit_small_patch14_dinov2", 64)
 
 
 def test_names_are_those_that_can_be_built() -> None:

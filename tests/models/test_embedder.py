@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dmkd.checkpoint import save_model
+from dmkd.checkpoint import load_model, save_model
 from dmkd.errors import ConfigError
 from dmkd.models import Network
 from dmkd.models.embedder import EmbeddingNet, Preprocess, assemble, build_network
@@ -54,6 +54,35 @@ def test_after_gem_the_linear_layer_sees_unit_length() -> None:
     features = net(pictures())
     raw = net.head.linear(nn.functional.normalize(features.pooled))
     torch.testing.assert_close(features.embedding, nn.functional.normalize(raw))
+
+
+def test_the_conv_projection_is_amls_head() -> None:
+    """1x1 convolution without bias, ReLU, GeM, L2 (spec 5.6), against the formula on the backbone's own map."""
+    net = small(pooling="gem", projection="conv").eval()
+    features = net(pictures(), ("layer4",))
+    weight = net.head.project.weight.squeeze()
+    projected = torch.einsum("bchw,dc->bdhw", features.feature_map, weight).clamp(min=0)
+    pooled = projected.clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3)
+    torch.testing.assert_close(features.pooled, pooled)
+    torch.testing.assert_close(features.embedding, pooled / (pooled.norm(dim=1, keepdim=True) + 1e-6), rtol=1e-4, atol=1e-5)
+    assert features.embedding.min() >= 0
+    assert features.feature_map.shape[1] == 512
+    assert net.sizes()[:2] == (16, 512)
+    assert [name for name, _ in net.head.named_parameters()] == ["project.weight", "pool.p"]
+    assert [len(group["params"]) for group in parameter_groups(net, [], Optim(lr=1e-4))] == [60, 1, 1]
+
+
+def test_the_conv_projection_is_saved_cloned_and_started_from(tmp_path: Path) -> None:
+    net = small(pooling="gem", projection="conv")
+    save_model(net, tmp_path / "m", resolution=64)
+    loaded, info = load_model(tmp_path / "m")
+    assert info["network"]["projection"] == "conv"
+    assert torch.equal(loaded.eval()(pictures()).embedding, net.eval()(pictures()).embedding)
+    assert torch.equal(net.clone().eval()(pictures()).embedding, net(pictures()).embedding)
+    with pytest.raises(ConfigError, match="projection 'conv', wanted 'linear': set projection=conv"):
+        build_network(Network("resnet18", dim=16, pooling="gem", resolution=64, checkpoint=str(tmp_path / "m")))
+    with pytest.raises(ConfigError, match=r"projection is conv with student\.dim 0: give the dimension"):
+        small(projection="conv", dim=0)
 
 
 def test_the_linear_layer_starts_as_pytorch_starts_it() -> None:
@@ -152,6 +181,26 @@ def test_a_clone_is_independent_trainable_and_equal() -> None:
     with torch.no_grad():
         twin.head.linear.bias.add_(1)
     assert not torch.equal(twin.head.linear.bias, net.head.linear.bias)
+
+
+def test_frozen_modules_do_not_train_and_keep_their_statistics() -> None:
+    net = small(frozen_batchnorm=False, frozen=("conv1", "layer1"))
+    fixed = {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
+    assert fixed == {
+        name for name, _ in net.named_parameters() if name.startswith(("backbone.body.conv1.", "backbone.body.layer1."))
+    }
+    before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    net(torch.rand(4, 3, 32, 32)).embedding.sum().backward()
+    moved = {name for name, buffer in net.named_buffers() if not torch.equal(buffer, before[name])}
+    assert not any("layer1." in name for name in moved)
+    assert any("layer2." in name for name in moved)
+    assert all(parameter.requires_grad for parameter in net.clone(frozen=()).parameters())
+    assert not net.clone().backbone.body.get_submodule("layer1.0.conv1").weight.requires_grad
+
+
+def test_an_unknown_frozen_module_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"student.frozen: backbone 'resnet18' has no module 'layer9'"):
+        small(frozen=("layer9",))
 
 
 def test_starting_from_a_checkpoint_takes_its_weights_and_preprocessing(tmp_path: Path) -> None:

@@ -97,6 +97,12 @@ def test_a_local_file_fills_the_body_and_its_classifier_is_left_out(tmp_path: Pa
         torch.testing.assert_close(tensor, state[name], rtol=1e-3 if wrapped else 0, atol=1e-5 if wrapped else 0)
 
 
+def test_a_network_whose_layers_carry_a_version_takes_its_own_weights() -> None:
+    source, target = (torchvision.models.mnasnet0_5(weights=None) for _ in range(2))
+    fit_state(target, {name: tensor.clone() for name, tensor in source.state_dict().items()}, "a plain dict")
+    assert all(torch.equal(tensor, target.state_dict()[name]) for name, tensor in source.state_dict().items())
+
+
 def test_batch_counters_may_be_missing(tmp_path: Path) -> None:
     state = torchvision.models.resnet18(weights=None).state_dict()
     save_file({name: value for name, value in state.items() if "num_batches" not in name}, tmp_path / "w.safetensors")
