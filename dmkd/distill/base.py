@@ -53,6 +53,8 @@ class EpochContext(Protocol):
     plan: Plan
     labels: Tensor
     """[N] class numbers of the training part."""
+    pairs: Tensor | None
+    """[P, 2] training positions of given (query, positive) pairs; None: any two of a class are one."""
 
     def embed(self, positions: Sequence[int] | Tensor, network: str = "student") -> Tensor:
         """[n, D] embeddings of training images under the test transform, by `student` or `teacher`, on the CPU, no graph."""
@@ -138,13 +140,37 @@ class Method:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Backbone stages that both networks must return ("layer1" .. "layer4" of a ResNet; see models.backbones)."""
+        """Backbone stages that the networks must return ("layer1" .. "layer4" of a ResNet; see models.backbones)."""
         return ()
+
+    @property
+    def teacher_stages(self) -> tuple[str, ...]:
+        """Those of the teacher, where it calls them otherwise."""
+        return self.stages
+
+    @property
+    def exact_teacher(self) -> bool:
+        """Run the teacher in float32 whatever `optim.precision` says: where its rounding would be much of the loss."""
+        return False
 
     @property
     def label(self) -> str:
         """What a leaderboard shows: the name, and the preset's where it has one ("s2sd/msdf")."""
         return self.name
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """Fields that have no effect beside the values of the others: `space.search_space` leaves them out."""
+        return frozenset()
+
+    @property
+    def detached_embedding(self) -> bool:
+        """Whether the student's own embedding is trained on features without gradient, so that it does not reach the backbone."""
+        return False
+
+    def tuples_per_epoch(self, labels: Tensor) -> int | None:
+        """Tuples that `Objective.on_epoch` makes of a training part with these labels [N]; None: as many as `batches` asks."""
+        return None
 
     def ready_after(self, plan: Plan) -> int:
         """Epochs before a score says something about this method (early stopping must not look earlier)."""

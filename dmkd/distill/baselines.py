@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
+from dmkd.data.batches import Batches
 from dmkd.distill import relations
 from dmkd.distill.base import Method, MetricLoss, Objective, Shapes, Step, Weight
 from dmkd.distill.common import detached, dot, teacher_shapes
@@ -85,6 +86,11 @@ class DarkRank(Baseline):
     """Nearest neighbours of the teacher that are ranked."""
     form: Annotated[str, OneOf(("released", "paper"))] = "released"
 
+    @property
+    def exact_teacher(self) -> bool:
+        """True: rounding swaps neighbours in the order that is learnt."""
+        return True
+
     def relation(self, student: Tensor, teacher: Tensor) -> Tensor:
         """`relations.darkrank`."""
         options = {"alpha": self.alpha, "beta": self.beta, "list_size": self.list_size}
@@ -97,6 +103,8 @@ class Pkt(Baseline):
 
     name: ClassVar[str] = "pkt"
 
+    weight: Annotated[float, Range(0.01, 1e5, log=True), Limit(minimum=0)] = 1.0
+
     def relation(self, student: Tensor, teacher: Tensor) -> Tensor:
         """`relations.pkt`."""
         return relations.pkt(student, teacher)
@@ -106,8 +114,7 @@ class Pkt(Baseline):
 class Kl(Baseline):
     """KL of similarity rows to a frozen teacher's: BAR (a born-again ranker) where the teacher has the student's architecture.
 
-    Zeng et al. give BAR the weights 100 (CUB) and 50 (Cars) and no code: the form is inferred. With a large teacher it is S2SD's
-    two-stage distillation.
+    Zeng et al. give BAR the weights 100 (CUB) and 50 (Cars) and no code: the form is inferred.
     """
 
     name: ClassVar[str] = "kl"
@@ -128,8 +135,33 @@ class Kl(Baseline):
         return self.diffusion.kl(dot(student), dot(teacher), self.temperature, self.form)
 
 
+@dataclass(frozen=True)
+class TwoStage(Kl):
+    """S2SD's two-stage control (Dist., Fig. 3A): DSD with a frozen teacher, trained before (metric_learning, student.dim=2048).
+
+    L = 1/2 L_metric(f) + weight * K(f, teacher): what Eq. 4 leaves the base embedding once the other space is a network of its
+    own. The text prints no formula ("separating DSD"); metric=1 is the other reading. Published on SOP: weight 5.
+    """
+
+    name: ClassVar[str] = "two_stage"
+    paper: ClassVar[str] = "s2sd"
+
+    weight: Annotated[float, Range(1, 1000, log=True), Limit(minimum=0)] = 50.0
+    metric: Weight = 0.5
+
+
+_YU = Batches(size=32, images_per_class=8, replacement=False)
+
 PRESETS: dict[str, Method] = {
     "bar": Kl(),
     "bar_cars": Kl(weight=50.0),
     "bar_diffusion": Kl(diffusion=Diffusion(enabled=True, omega=0.3)),
+    "bar_diffusion_cars": Kl(weight=50.0, diffusion=Diffusion(enabled=True, omega=0.99)),
+    "s2sd_two_stage": TwoStage(),
+    "s2sd_two_stage_sop": TwoStage(weight=5.0),
+    "yu_darkrank": DarkRank(batches=_YU),
+    "yu_pkt": Pkt(weight=30000.0, batches=_YU),
 }
+"""Zeng et al. give BAR no omega: those of OBD-SD. Yu et al. give their baselines DarkRank and PKT no weight: 1 for the former,
+whose size is that of the metric loss, and for the latter the 30000 under which Tian et al. 2020 (Contrastive Representation
+Distillation) compare it."""

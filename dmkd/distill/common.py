@@ -51,6 +51,9 @@ def detached(step: Step, method: str) -> Features:
     if step.teacher is None:
         raise TrainingError(f"{method}: the step carries no teacher features; give the run a teacher (teacher.checkpoint)")
     teacher = step.teacher
+    # The embedding is made of all the others: without a graph on it there is none to cut, and a map need not be read.
+    if not teacher.embedding.requires_grad:
+        return teacher
     stages = {name: stage.detach() for name, stage in teacher.stages.items()}
     return Features(teacher.embedding.detach(), teacher.pooled.detach(), teacher.feature_map.detach(), stages)
 

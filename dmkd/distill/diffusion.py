@@ -92,7 +92,12 @@ def _diagonal(matrix: Tensor) -> Tensor:
 
 def _walk(transition: Tensor, start: Tensor, omega: float) -> Tensor:
     identity = torch.eye(len(transition), dtype=transition.dtype, device=transition.device)
-    solution: Tensor = torch.linalg.solve(identity - omega * transition, start)
+    try:
+        solution: Tensor = torch.linalg.solve(identity - omega * transition, start)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        raise ConfigError(
+            f"diffusion: I - omega S with omega={omega:g} is singular here; lower omega, or set clip_negative=True"
+        ) from None
     return (1 - omega) * solution
 
 

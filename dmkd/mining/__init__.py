@@ -10,7 +10,7 @@ from typing import Any
 
 from dmkd.errors import ConfigError
 from dmkd.mining.batch_hard import batch_hard
-from dmkd.mining.distance_weighted import distance_weighted, distance_weighted_probabilities
+from dmkd.mining.distance_weighted import distance_weighted, distance_weighted_probabilities, weighted_negatives
 from dmkd.mining.hard_negatives import hard_negatives
 from dmkd.mining.pairs import Miner
 from dmkd.mining.random import all_triplets, every, random
@@ -46,4 +46,5 @@ __all__ = [
     "hard_negatives",
     "semihard_candidates",
     "softhard_candidates",
+    "weighted_negatives",
 ]

@@ -5,7 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dmkd.errors import DataError
 from dmkd.mining.pairs import check_batch, class_masks, distances, draw, triplets_of
+
+_ENTRIES_AT_ONCE = 1 << 22
+"""Weights held at a time: 16 MiB of float32."""
 
 
 @torch.no_grad()
@@ -77,3 +81,39 @@ def distance_weighted(
     if ref_labels is None:
         positive |= torch.diag(~positive.any(dim=1) & (labels >= 0))
     return triplets_of(draw(positive), draw(probabilities), positive.any(dim=1) & negative.any(dim=1))
+
+
+@torch.no_grad()
+def weighted_negatives(
+    anchors: Tensor,
+    pool: Tensor,
+    anchor_labels: Tensor,
+    pool_labels: Tensor,
+    *,
+    count: int = 4,
+    lower_cutoff: float = 0.5,
+    floor: float = 1e-6,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Positions [Q, count] in the pool, drawn for each anchor without replacement with `distance_weighted_probabilities`.
+
+    RAML's teacher (Suma & Tolias 2023): the pool is a part of the training set, embedded once per epoch. anchors [Q, D], pool
+    [P, D], anchor_labels [Q], pool_labels [P] (-1: never drawn). `floor` gives class-mates, and the anchor itself where it is in
+    the pool, their share too, as released. `generator` belongs to the embeddings' device; without it torch's global one.
+    Raises `DataError` where an anchor has fewer than `count` images of positive weight.
+    """
+    check_batch(anchors, anchor_labels, pool, pool_labels)
+    rows = max(1, _ENTRIES_AT_ONCE // max(1, len(pool)))
+    drawn = [pool_labels.new_zeros((0, count), dtype=torch.int64)]
+    for some, own in zip(torch.split(anchors, rows), torch.split(anchor_labels, rows), strict=True):
+        options = {"lower_cutoff": lower_cutoff, "floor": floor, "ref_x": pool, "ref_labels": pool_labels}
+        weights = distance_weighted_probabilities(some, own, **options)  # type: ignore[arg-type]
+        if bool(((weights > 0).sum(dim=1) < count).any()):
+            raise DataError(
+                f"{count} negatives are wanted of each anchor, but one has fewer to draw in a pool of {len(pool)} images: "
+                "enlarge the pool, ask for fewer, or raise the floor"
+            )
+        # The first clocks to ring, of rates proportional to the weights, draw as multinomial without replacement does.
+        clocks = torch.empty_like(weights).exponential_(generator=generator).clamp_min_(torch.finfo(weights.dtype).tiny)
+        drawn.append((weights / clocks).topk(count, dim=1).indices)
+    return torch.cat(drawn)

@@ -21,6 +21,10 @@ MORE = {
     "yu_all": Yu(absolute=1.0, relative=0.3, hint=1.0, attention=1.0),
     "yu_adapter": Yu(hint=1.0, hint_adapter=True),
     "self_alone": Asymmetric(own=True, positives=False, negatives=False),
+    "s2sd_euclidean": S2SD(kernel="euclidean", depth=3),
+    "s2sd_cosine_chained": S2SD(kernel="cosine", topology="chained", features=False, weight=5.0),
+    "s2sd_matrix_nested": S2SD(kernel="matrix", topology="nested", pool_aggregation=True, aggregated_target=False),
+    "s2sd_means": S2SD(kernel="means", depth=1),
     **{
         f"{name}_diffused": dataclasses.replace(PRESETS[name], diffusion=Diffusion(True, form="paper", clip_negative=True))
         for name in ("msdf", "bar", "psd")
@@ -35,7 +39,8 @@ def tuned(method: Method) -> Method:
         return dataclasses.replace(method, dims=tuple(dim // 64 for dim in method.dims))
     if method.batches.kind != "tuples":
         return method
-    return dataclasses.replace(method, batches=Batches(kind="tuples", size=4, iterations=4))
+    columns = method.batches.columns
+    return dataclasses.replace(method, batches=Batches(kind="tuples", size=4, iterations=4, images_per_class=2, columns=columns))
 
 
 @pytest.fixture(params=CASES)

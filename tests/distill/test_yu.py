@@ -7,10 +7,12 @@ import torch
 from tiny_world import features, multi_similarity, step_of, total
 from torch.nn import functional as F
 
-from dmkd.distill import Yu
+from dmkd.distill import PRESETS, Yu
 from dmkd.distill.base import Shapes
-from dmkd.errors import ShapeError
+from dmkd.errors import ConfigError, ShapeError
 from dmkd.losses import Triplet
+from dmkd.models import Network
+from dmkd.models.embedder import assemble
 
 
 def test_yu_meets_the_golden_of_the_training_loop(golden):
@@ -72,3 +74,77 @@ def test_yu_weighs_both_teachers():
     assert terms["absolute"].item() == pytest.approx(2 * (student - teacher).norm(dim=1).mean().item(), rel=1e-4)
     gaps = (torch.pdist(student) - torch.pdist(teacher)).abs()
     assert terms["relative"].item() == pytest.approx(0.5 * gaps.mean().item(), rel=1e-4)
+
+
+def test_the_teachers_layers_may_be_called_otherwise():
+    torch.manual_seed(0)
+    x, ours, theirs = F.normalize(torch.randn(2, 4)), torch.randn(2, 3, 2, 2), torch.randn(2, 3, 2, 2)
+    shapes = Shapes(4, 3, {"layer1": 3}, Shapes(4, 3, {"layer1.2.conv2": 3}))
+    method = Yu(relative=0, hint=1.0, attention=1.0, layers=("layer1",), teacher_layers=("layer1.2.conv2",))
+    assert (method.stages, method.teacher_stages) == (("layer1",), ("layer1.2.conv2",))
+    student, teacher = features(x, stages={"layer1": ours}), features(x, stages={"layer1.2.conv2": theirs})
+    terms = method.build(shapes, multi_similarity)(step_of(student, teacher))
+    assert terms["hint"].item() == pytest.approx((ours - theirs).flatten(1).norm(dim=1).mean().item(), rel=1e-5)
+    zagoruyko = dataclasses.replace(method, attention_form="zagoruyko").build(shapes, multi_similarity)
+    maps = [F.normalize((z**2).mean(1).flatten(1)) for z in (ours, theirs)]
+    assert zagoruyko(step_of(student, teacher))["attention"].item() == pytest.approx((maps[0] - maps[1]).square().mean().item())
+    with pytest.raises(ConfigError, match=r"2 method\.teacher_layers for 1"):
+        dataclasses.replace(method, teacher_layers=("a", "b")).build(shapes, multi_similarity)
+    wide = Shapes(4, 3, {"layer1": 3}, Shapes(4, 3, {"layer1.2.conv2": 9}))
+    with pytest.raises(ShapeError, match=r"layer1 the student has 3 channels, the teacher 9 at layer1\.2\.conv2"):
+        method.build(wide, multi_similarity)
+
+
+def test_resnet_101_has_the_channels_of_resnet_18_where_the_presets_tap_it():
+    preset = PRESETS["yu_relative_hint"]
+    networks = [assemble(Network(name, weights="none", dim=4, resolution=64)) for name in ("resnet18", "resnet101")]
+    shapes = [net.sizes(stages) for net, stages in zip(networks, (preset.stages, preset.teacher_stages), strict=True)]
+    assert [list(channels.values()) for _, _, channels in shapes] == [[64, 128, 256, 512]] * 2
+    preset.build(Shapes(*shapes[0], teacher=Shapes(*shapes[1])), multi_similarity)
+    with torch.no_grad():
+        maps = [
+            net.eval()(torch.rand(1, 3, 64, 64), stages).stages
+            for net, stages in zip(networks, (preset.stages, preset.teacher_stages), strict=True)
+        ]
+    assert [x.shape for x in maps[0].values()] == [x.shape for x in maps[1].values()]
+
+
+def test_distillation_alone_needs_no_labels_and_no_base_loss():
+    torch.manual_seed(0)
+    student, teacher = (features(F.normalize(torch.randn(4, 6))) for _ in range(2))
+    shapes = Shapes(6, 1, teacher=Shapes(6, 1))
+
+    def refused(dim):
+        raise AssertionError("no base loss is wanted")
+
+    objective = Yu(metric=0.0).build(shapes, refused)
+    assert set(objective(step_of(student, teacher, torch.full((4,), -1)))) == {"relative"}
+    with pytest.raises(ConfigError, match="nothing to train"):
+        Yu(metric=0.0, relative=0.0).build(shapes, multi_similarity)
+    whole = Yu(metric=3.0).build(shapes, multi_similarity)(step_of(student, teacher, torch.tensor([0, 0, 1, 1])))
+    expected = 3 * multi_similarity(6)(student.embedding, torch.tensor([0, 0, 1, 1])).item()
+    assert whole["metric"].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_metric_sees_the_labelled_part_and_distillation_all():
+    torch.manual_seed(0)
+    student, teacher = (features(F.normalize(torch.randn(6, 6))) for _ in range(2))
+    labels = torch.tensor([0, 0, -1, 1, 1, -1])
+    terms = Yu().build(Shapes(6, 1, teacher=Shapes(6, 1)), multi_similarity)(step_of(student, teacher, labels))
+    known = labels >= 0
+    assert terms["metric"].item() == pytest.approx(multi_similarity(6)(student.embedding[known], labels[known]).item(), rel=1e-5)
+    gap = torch.cdist(student.embedding, student.embedding) - torch.cdist(teacher.embedding, teacher.embedding)
+    assert terms["relative"].item() == pytest.approx(0.3 * gap.norm().item(), rel=1e-4)
+
+
+def test_presets_have_the_published_weights():
+    weights = {name: (x.absolute, x.relative) for name, x in PRESETS.items() if x.name == "yu"}
+    for name, (absolute, relative) in weights.items():
+        data = name.rsplit("_", 1)[-1]
+        published = {"cars": (1.5, 0.1), "sop": (2.0, 1.0)}.get(data, (1.0, 0.3))
+        assert absolute == (published[0] if "absolute" in name else 0), name
+        assert relative == (published[1] if "relative" in name else 0), name
+    assert {name for name in weights if PRESETS[name].hint} == {name for name in weights if "hint" in name}
+    assert {name for name in weights if PRESETS[name].attention} == {name for name in weights if "attention" in name}
+    batches = [PRESETS[name].batches for name in ("yu_relative", "yu_darkrank", "yu_pkt")]
+    assert all((x.size, x.images_per_class, x.replacement) == (32, 8, False) for x in batches)

@@ -60,7 +60,7 @@ class TinyNet(nn.Module):
     def forward(self, x: Tensor, stages: tuple[str, ...] = ()) -> Features:
         feature_map = self.map(x).view(-1, CHANNELS, 2, 2)
         pooled = feature_map.mean((2, 3))
-        wanted = {name: self.stages[name](x).view(len(x), -1, 2, 2) for name in stages}
+        wanted = {name: self.stages[name.replace(".", "_")](x).view(len(x), -1, 2, 2) for name in stages}
         return Features(F.normalize(self.embed(pooled), dim=1), pooled, feature_map, wanted)
 
 
@@ -72,16 +72,20 @@ class World:
     teacher_dim: int = 8
     student_stages: dict[str, int] = field(default_factory=lambda: dict(STAGES))
     metric: object = None
-    epoch: int = 0
+    epoch: int = 5
+    """Of the plan's 10: halfway, as the steps say."""
 
     def __post_init__(self) -> None:
         torch.manual_seed(0)
         self.plan = Plan(epochs=10, iterations_per_epoch=2)
-        self.labels = torch.arange(8).repeat_interleave(4)
+        self.labels, self.pairs = torch.arange(8).repeat_interleave(4), None
         self.pictures = torch.randn(8, 7)[self.labels] + 0.5 * torch.randn(32, 7)
         self.student, self.networks = TinyNet(8, self.student_stages), {}
-        self.networks = {"student": self.student, "teacher": TinyNet(self.teacher_dim).requires_grad_(False)}
-        self.shapes = Shapes(8, CHANNELS, self.student_stages, Shapes(self.teacher_dim, CHANNELS, STAGES), classes=8, images=32)
+        # The teacher's stages may be called otherwise; they have the same channels, in the same order.
+        theirs = dict(zip(self.method.teacher_stages, STAGES.values(), strict=False)) or dict(STAGES)
+        teacher = TinyNet(self.teacher_dim, {name.replace(".", "_"): channels for name, channels in theirs.items()})
+        self.networks = {"student": self.student, "teacher": teacher.requires_grad_(False)}
+        self.shapes = Shapes(8, CHANNELS, self.student_stages, Shapes(self.teacher_dim, CHANNELS, theirs), classes=8, images=32)
 
     def embed(self, positions: Tensor, network: str = "student") -> Tensor:
         with torch.no_grad():
@@ -95,9 +99,9 @@ class World:
         return self.method.build(self.shapes, metric)
 
     def rows(self, tuples: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Positions and views of a batch's rows: every image, each of its views in turn; of tuples, the anchors."""
-        views = self.method.views.per_image
-        index = torch.arange(32) if tuples is None else tuples[:, 0]
+        """Positions and views of a batch's rows: every image, each of its views in turn; of tuples, the columns drawn."""
+        views, columns = self.method.views.per_image, self.method.batches.columns
+        index = torch.arange(32) if tuples is None else tuples[:, : columns or tuples.shape[1]].flatten()
         return index.repeat_interleave(views), torch.arange(views).repeat(len(index))
 
     def step(self, tuples: Tensor | None, withheld: bool = False, **changes: object) -> Step:
@@ -105,7 +109,7 @@ class World:
         noise = torch.randn(len(index), 7, generator=torch.Generator().manual_seed(1)) * 0.1
         pictures, stages = self.pictures[index] + noise * (view > 0)[:, None], self.method.stages
         labels = torch.where(index % 4 < 2, self.labels[index], -1) if withheld else self.labels[index]
-        student, teacher = self.student(pictures, stages), self.networks["teacher"](pictures, stages)
+        student, teacher = self.student(pictures, stages), self.networks["teacher"](pictures, self.method.teacher_stages)
         told = {"iteration": 5000, "progress": 0.5, "tuples": tuples} | changes
         return Step(labels, index, view, torch.zeros_like(index), student, None if self.blind else teacher, **told)
 

@@ -1,0 +1,58 @@
+"""Who teaches: frozen, in evaluation mode, without gradients; and the student of an epoch ago."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from dmkd.distill.teachers import TEACHERS, NoTeacher
+from dmkd.models import Network, Teacher
+from dmkd.models.embedder import assemble
+
+
+def student():
+    torch.manual_seed(0)
+    return assemble(Network("timm/test_efficientnet", weights="none", dim=4, resolution=32, frozen_batchnorm=False))
+
+
+def test_the_previous_epoch_teaches_as_it_stood_when_the_epoch_began():
+    net, images = student(), torch.rand(4, 3, 32, 32)
+    teacher = TEACHERS["previous_epoch"](Teacher(), torch.device("cpu"))
+    assert teacher.features(images, None, ()) is None
+    teacher.refresh(net)
+    net.eval()
+    with torch.no_grad():
+        began = net(images).embedding.clone()
+    net.train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    for _ in range(2):
+        net(images).embedding[:, 0].sum().backward()
+        optimizer.step()
+    found = teacher.features(images, None, ())
+    torch.testing.assert_close(found.embedding, began, rtol=0, atol=0)
+    assert not found.embedding.requires_grad
+    assert not teacher.network.training, "in evaluation mode, also where batch-norm is not frozen"
+    assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
+    teacher.refresh(net)
+    net.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(teacher.features(images, None, ()).embedding, net(images).embedding, rtol=0, atol=0)
+    assert F.mse_loss(teacher.features(images, None, ()).embedding, began) > 1e-6
+
+
+def test_refreshing_from_the_starting_student_of_an_epoch_is_what_a_resume_does():
+    """A resumed run has no teacher yet and makes it of the restored student: the same weights, buffers included."""
+    net = student()
+    net.train()(torch.rand(8, 3, 32, 32))
+    kept, fresh = (TEACHERS["previous_epoch"](Teacher(), torch.device("cpu")) for _ in range(2))
+    kept.refresh(student())
+    kept.refresh(net)
+    fresh.refresh(net)
+    theirs = fresh.network.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in kept.network.state_dict().items())
+
+
+def test_without_a_teacher_there_are_no_features():
+    teacher = TEACHERS["none"](Teacher(), torch.device("cpu"))
+    assert isinstance(teacher, NoTeacher)
+    assert teacher.features(torch.rand(1, 3, 8, 8), None, ()) is None
