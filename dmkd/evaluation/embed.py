@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from dmkd.errors import DataError
 
 
-def embed(net: nn.Module, batches: Iterable[Tensor], device: torch.device | str) -> Tensor:
+def embed(net: nn.Module, batches: Iterable[Tensor | list[Tensor]], device: torch.device | str) -> Tensor:
     """[N, D] float32 embeddings on the CPU of N images that come in batches [B, 3, H, W], in their order.
+
+    A batch may also be a list of images of any sizes, for a `net` that takes such lists (`multiscale.MultiScale`).
 
     `net` gives `Features`. It runs in eval mode without a graph; afterwards each of its modules is in the mode it was in,
     so frozen batch-norm stays frozen. The result may enter a graph. Raises `DataError` when there is no image.
@@ -20,10 +22,16 @@ def embed(net: nn.Module, batches: Iterable[Tensor], device: torch.device | str)
     net.eval()
     try:
         with torch.inference_mode():
-            parts = [net(images.to(device, non_blocking=True)).embedding.float() for images in batches]
+            parts = [net(_to(images, device)).embedding.float() for images in batches]
     finally:
         for module, training in modes:
             module.training = training
     if not parts:
         raise DataError("there is no image to embed")
     return torch.cat(parts).cpu()
+
+
+def _to(images: Tensor | list[Tensor], device: torch.device | str) -> Tensor | list[Tensor]:
+    if isinstance(images, Tensor):
+        return images.to(device, non_blocking=True)
+    return [image.to(device, non_blocking=True) for image in images]

@@ -46,11 +46,12 @@ class Ranks:
         return self.rank[self.start]
 
     def average_precision(self, form: str = "step", at: int | None = None) -> Floats:
-        """[n] AP; `at` cuts the ranking after so many items and divides by min(positives, at)."""
+        """[n] AP; `at` cuts the ranking after so many items and divides by min(positives, at), "released" by positives + 1."""
         terms = AP_TERMS[form](self.rank, self.nth)
-        if at is None:
-            return self.sum(terms) / self.count
-        return self.sum(terms * (self.rank <= at)) / np.minimum(self.count, at)
+        total = self.sum(terms if at is None else terms * (self.rank <= at))
+        if form == "released":
+            return total / (self.count + 1)
+        return total / (self.count if at is None else np.minimum(self.count, at))
 
     def average_precision_at_r(self, extra: int = 0) -> Floats:
         """[n] AP over the first R items, divided by R; R = positives + `extra`."""
@@ -78,7 +79,7 @@ def _trapezoidal(rank: Integers, nth: Integers) -> Floats:
     return mean
 
 
-AP_TERMS = {"step": _step, "trapezoidal": _trapezoidal}
+AP_TERMS = {"step": _step, "trapezoidal": _trapezoidal, "released": _step}
 
 
 def ranks_in_row(row: NDArray[Any], positives: Integers) -> Integers:

@@ -1,4 +1,4 @@
-"""Retrieval metrics, exact over the whole gallery: Recall@K, mP@K, mAP, mAP@R.
+"""Retrieval metrics, exact over the whole gallery: Recall@K, mP@K, mAP, mAP@R, R-precision.
 
 Each takes queries [Q, D], gallery [G, D] and their labels [Q], [G] as NumPy arrays or torch tensors, compares by dot product of
 the vectors as given, and averages over the queries that have a positive. Junk is what shares the query's id (`query_ids`,
@@ -64,7 +64,8 @@ def mean_average_precision(
     """mAP over all ranks; over the first `at` alone if given, divided by min(positives, at).
 
     form: "step", the mean of the precision at each positive (fine-grained sets), or "trapezoidal", Oxford's area under the
-    precision-recall curve: each positive adds the mean of the precision before it and at it (AML, RAML, the landmark tables).
+    precision-recall curve: each positive adds the mean of the precision before it and at it (AML, RAML, the landmark tables), or
+    "released": the step form, divided by the size of the class with the query in it (S2SD's and OBD-SD's code, at=1000).
     per_query: return the AP of each query instead, [Q], of the kind given (array or tensor), NaN where a query is skipped.
     """
     check_choice("form", form, AP_TERMS)
@@ -90,6 +91,12 @@ def mean_average_precision_at_r(
     blocks = positive_ranks(queries, gallery, query_labels, gallery_labels, **ids)
     _, ap = outcomes(blocks, lambda ranks: ranks.average_precision_at_r(R_EXTRA[form]))
     return float(ap.mean())
+
+
+def r_precision(queries: Array, gallery: Array, query_labels: Array, gallery_labels: Array, **ids: Unpack[Junk]) -> float:
+    """R-precision: share of positives among the first R items, R = the query's positives (Musgrave et al. 2020)."""
+    _, share = outcomes(positive_ranks(queries, gallery, query_labels, gallery_labels, **ids), Ranks.r_precision)
+    return float(share.mean())
 
 
 def outcomes(blocks: Iterable[Ranks], *measures: Callable[[Ranks], NDArray[Any]]) -> list[NDArray[Any]]:

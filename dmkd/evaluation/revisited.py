@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dmkd.errors import DataError, ShapeError
 from dmkd.evaluation.arrays import Array, like, to_numpy
-from dmkd.evaluation.ranks import collect, ranks_in_row
+from dmkd.evaluation.ranks import Ranks, collect, ranks_in_row
 from dmkd.evaluation.retrieval import check_choice, check_depths
 
 PROTOCOLS = {
@@ -31,8 +31,17 @@ def revisited_map(
     that `similarity` is. Of equal similarities the earlier gallery position comes first.
     Raises `ShapeError` for masks of another shape, `DataError` for NaN or when no query has a positive, `ConfigError` for a mode.
     """
-    check_choice("mode", mode, PROTOCOLS)
     check_depths(k)
+    ranks = revisited_ranks(similarity, easy, hard, junk, mode=mode)
+    ap = np.full(len(similarity), np.nan)
+    ap[ranks.query] = ranks.average_precision("trapezoidal")
+    precision = {depth: float(ranks.precision(depth).mean()) for depth in k}
+    return {"map": float(ap[ranks.query].mean()), "ap": like(ap, similarity), "mp": precision}
+
+
+def revisited_ranks(similarity: Array, easy: Array, hard: Array, junk: Array, *, mode: str) -> Ranks:
+    """Ranks of every query's positives under a protocol; arguments, skipped queries and errors as in `revisited_map`."""
+    check_choice("mode", mode, PROTOCOLS)
     scores = to_numpy(similarity)
     masks = {name: _mask(name, mask, scores) for name, mask in (("easy", easy), ("hard", hard), ("junk", junk))}
     if not np.isfinite(scores).all():
@@ -42,11 +51,7 @@ def revisited_map(
     queries = np.flatnonzero(positive.any(axis=1)).tolist()
     if not queries:
         raise DataError(f"no query has a positive under the protocol {mode!r}")
-    ranks = collect([(q, ranks_in_row(np.where(left_out[q], -np.inf, scores[q]), np.flatnonzero(positive[q]))) for q in queries])
-    ap = np.full(len(scores), np.nan)
-    ap[ranks.query] = ranks.average_precision("trapezoidal")
-    precision = {depth: float(ranks.precision(depth).mean()) for depth in k}
-    return {"map": float(ap[ranks.query].mean()), "ap": like(ap, similarity), "mp": precision}
+    return collect([(q, ranks_in_row(np.where(left_out[q], -np.inf, scores[q]), np.flatnonzero(positive[q]))) for q in queries])
 
 
 def _mask(name: str, mask: Array, scores: NDArray[Any]) -> NDArray[np.bool_]:

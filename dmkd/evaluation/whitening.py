@@ -37,6 +37,12 @@ def learn_whitening(x: Array, query_indices: Array, positive_indices: Array) -> 
     return like(mean.astype(rows.dtype), x), like(projection.astype(rows.dtype), x)
 
 
+def whiten(x: Array, mean: Array, projection: Array) -> Array:
+    """[N, D] rows of x [N, D] after (x - mean) @ P.T, divided by their length + 1e-6 (as released); of the kind of x."""
+    rows = (vectors(x, "x") - to_numpy(mean)) @ to_numpy(projection).T
+    return like(rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-6), x)
+
+
 def _cholesky(matrix: Floats) -> NDArray[Any]:
     """The lower factor; too few pairs leave the matrix singular, so the diagonal grows from 1e-10 by tens until it is not."""
     for jitter in chain([0.0], (10.0**power for power in range(-10, 3))):
