@@ -3,55 +3,58 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from pathlib import Path
 from typing import Any
 
-from dmkd.space import Choice, Range, flatten, search_space
+from dmkd.space import flatten, search_space
 
 
-def method_rows() -> list[dict[str, Any]]:
-    """Every method, then every preset: name, paper, teacher, gallery, parameters with default and range."""
+def method_rows(only: str = "") -> list[dict[str, Any]]:
+    """Every method, then every preset (or `only` one): name, paper, teacher, gallery, parameters with default and range."""
     from dmkd.distill import METHODS, PRESETS
+    from dmkd.distill.descriptions import describe
+    from dmkd.handbook import find_method, range_text
 
     rows = []
-    for name, method in [*((name, cls()) for name, cls in METHODS.items()), *PRESETS.items()]:
-        ranges = {key: _range(searched) for key, searched in search_space(method).items()}
+    for name in [only] if only else [*METHODS, *PRESETS]:
+        method = find_method(name)
+        ranges = {key: range_text(searched) for key, searched in search_space(method).items()}
         parameters = {key: {"default": value, "range": ranges.get(key)} for key, value in flatten(method).items()}
-        preset_of = method.name if name not in METHODS else None
         facts = {
             "name": name,
-            "preset_of": preset_of,
+            "preset_of": method.name if name not in METHODS else None,
             "paper": method.paper,
             "teacher": method.teacher,
             "gallery": method.gallery,
+            "summary": describe(method.name).title,
         }
-        rows.append(facts | {"summary": (type(method).__doc__ or "").strip().split("\n")[0], "parameters": parameters})
+        rows.append(facts | {"parameters": parameters})
     return rows
 
 
 def method_lines() -> list[str]:
-    """The same for a terminal."""
+    """A line for each method, its presets under it."""
+    from dmkd.distill import METHODS, PRESETS
+
     lines = []
-    for row in method_rows():
-        lines.append(f"{row['name']}  (paper: {row['paper'] or '-'}, teacher: {row['teacher']}, gallery: {row['gallery']})")
-        for key, field in row["parameters"].items():
-            searched = f"   searched {field['range']}" if field["range"] else ""
-            lines.append(f"    {key} = {field['default']}{searched}")
-    return lines
-
-
-def _range(searched: Range | Choice) -> str:
-    where = f" where {searched.when[0]} is {searched.when[1]}" if searched.when else ""
-    if isinstance(searched, Choice):
-        return f"one of {list(searched.options)}{where}"
-    return f"[{searched.low:g}, {searched.high:g}]{' log' if searched.log else ''}{where}"
+    for row in (method_rows(name)[0] for name in METHODS):
+        facts = f"paper {row['paper'] or '-'}, teacher {row['teacher']}, gallery {row['gallery']}"
+        lines.append(f"{row['name']:16s} {row['summary']}  ({facts})")
+        presets = [name for name, preset in PRESETS.items() if preset.name == row["name"] and name not in METHODS]
+        lines += (
+            textwrap.wrap(f"presets: {', '.join(presets)}", 120, initial_indent=" " * 17, subsequent_indent=" " * 26)
+            if presets
+            else []
+        )
+    return [*lines, "", "`dmkd methods NAME` shows one in full, `dmkd published` the rows of the papers' tables."]
 
 
 def dataset_rows() -> list[dict[str, Any]]:
-    """Every data set: name, summary, layout, where to get it, licence, known counts."""
+    """Every data set: name, summary, layout, where to get it, licence, known counts (of training classes and queries too)."""
     from dmkd.data.datasets import DATASETS
 
-    shown = ("name", "summary", "layout", "source", "licence", "classes", "images")
+    shown = ("name", "summary", "layout", "source", "licence", "classes", "images", "train_images", "query_images")
     return [{key: getattr(info, key) for key in shown} for info in DATASETS.values()]
 
 
@@ -59,9 +62,15 @@ def dataset_lines() -> list[str]:
     """The same for a terminal."""
     lines = []
     for row in dataset_rows():
-        counts = f" ({row['classes']} classes, {row['images']} pictures)" if row["classes"] else ""
+        known = (
+            ("classes", "classes"),
+            ("images", "pictures"),
+            ("train_images", "of them in training"),
+            ("query_images", "queries"),
+        )
+        counts = ", ".join(f"{row[key]} {what}" for key, what in known if row[key])
         lines += [
-            f"{row['name']}: {row['summary']}{counts}",
+            f"{row['name']}: {row['summary']}" + (f" ({counts})" if counts else ""),
             *(f"    {key}: {row[key]}" for key in ("layout", "source", "licence")),
         ]
     return lines

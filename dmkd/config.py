@@ -19,6 +19,7 @@ from dmkd.distill.metric_learning import MetricLearning
 from dmkd.errors import ConfigError
 from dmkd.evaluation import Evaluation
 from dmkd.losses import LOSSES, Loss, MultiSimilarity
+from dmkd.losses import PRESETS as LOSS_PRESETS
 from dmkd.models import Network, Teacher
 from dmkd.optim import Optim
 from dmkd.space import Limit, Variants
@@ -31,7 +32,7 @@ class Config:
     data: Data = Data()
     student: Network = Network()
     teacher: Teacher = Teacher()
-    loss: Annotated[Loss, Variants(LOSSES)] = field(default_factory=MultiSimilarity)
+    loss: Annotated[Loss, Variants(LOSSES, LOSS_PRESETS)] = field(default_factory=MultiSimilarity)
     method: Annotated[Method, Variants(METHODS, PRESETS)] = field(default_factory=MetricLearning)
     optim: Optim = Optim()
     evaluation: Evaluation = Evaluation()
@@ -95,12 +96,25 @@ def _number(value: Any) -> Any:
     return value
 
 
+UNNAMED = {
+    "data": ("fold", "workers", "root"),
+    "evaluation": (
+        *("landmark_root", "whitening_root"),
+        # What is measured beside the rest changes no other number; the protocol's fingerprint tells the number of queries.
+        *("metrics", "max_queries", "query_resolutions", "gallery_resolutions", "train"),
+    ),
+}
+"""Keys that do not enter `config_hash`, by part."""
+
+
 def config_hash(config: Config) -> str:
     """12 hexadecimal digits that name a configuration whatever its seed and fold: repetitions of one row share it."""
     plain = space.to_dict(config)
     plain.pop("seed")
-    for key in ("fold", "workers", "root"):
-        plain["data"].pop(key)
+    for part, keys in UNNAMED.items():
+        for key in keys:
+            plain[part].pop(key)
+    plain["teacher"].pop("features")
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 

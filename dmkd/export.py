@@ -144,6 +144,8 @@ def model_card(net: EmbeddingNet, resolution: int, notes: Mapping[str, Any]) -> 
     """README.md of an exported folder: what the network is, how pictures must come, what was measured, where it comes from."""
     network, metrics = net.network, dict(notes.get("metrics", {}))
     rest = {key: value for key, value in notes.items() if key != "metrics"}
+    architecture = {key: getattr(network, key) for key in ("backbone", "projection", "pooling")}
+    architecture |= {"dim": net.head.dim, "started from": network.weights}
     lines = [
         f"# {network.backbone}, {net.head.dim}-d embeddings",
         "",
@@ -155,7 +157,7 @@ def model_card(net: EmbeddingNet, resolution: int, notes: Mapping[str, Any]) -> 
         f"{CARD} under `preprocessing` says every step from an 8-bit picture on (the last one, mean and std, is inside).",
         "",
         "## Architecture",
-        *_table({"backbone": network.backbone, "pooling": network.pooling, "dim": net.head.dim, "started from": network.weights}),
+        *_table(architecture),
         "",
         "## Metrics",
         *(_table(metrics) if metrics else ["None were recorded with this export."]),

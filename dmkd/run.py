@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,14 @@ import torch
 from dmkd import config as configs
 from dmkd.checkpoint import load_model, load_state, read_info, save_model, save_state
 from dmkd.config import Config
-from dmkd.data import Data
+from dmkd.data import LANDMARKS, Data
 from dmkd.data.datasets import load_dataset
+from dmkd.data.lineage import lineage
 from dmkd.data.splits import split as split_parts
 from dmkd.errors import ConfigError, DataError
 from dmkd.evaluation import Evaluation
+from dmkd.evaluation.landmarks import LandmarkTests, landmark_evaluation
+from dmkd.evaluation.matrix import Cell, cells, measure_cells
 from dmkd.evaluation.measure import Measure, Side
 from dmkd.evaluation.protocol import write_outcomes
 from dmkd.models import Network
@@ -71,7 +75,7 @@ def save_checkpoint(epoch: Epoch, config: Config, folder: Path) -> None:
         "method": config.method.label,
         "gallery": config.method.gallery,
         "crop_ratio": config.data.crop_ratio,
-    }
+    } | ({"trained_on": lineage(epoch.training.parts)} if epoch.number else {})
     save_model(
         epoch.model,
         folder,
@@ -97,32 +101,50 @@ def evaluate_checkpoint(
     changes: Mapping[str, Any] | None = None,
     split: str = "test",
     resolutions: Sequence[int] = (),
+    gallery_resolutions: Sequence[int] = (),
 ) -> dict[str, float]:
     """Metrics of a checkpoint folder on a part of a data set, by the same lines as the trainer's.
 
     `changes` override `data.*` and `evaluation.*` of the checkpoint's own config.yaml. Keys: `test/recall_at_1`; with `gallery`
-    `test_asymmetric/...`; with `resolutions` `test_q48_g96/...`.
+    `test_asymmetric/...`; with `resolutions` (of the queries) `test_q48_g96/...`. With `gallery_resolutions` the whole matrix is
+    measured: each resolution of the queries against each of these, in the checkpoint's own gallery, and in that of `gallery`.
+    A landmark test set has `test/roxford5k_medium/map`, ..., at `evaluation.max_side`; resolutions are then longer sides.
+    `split` is "val", "test" or "train". Counts no test look: see `dmkd.evaluation.looks`.
     """
-    _check_asked(changes or {}, resolutions)
+    _check_asked(changes or {}, [*resolutions, *gallery_resolutions])
     network, info = load_model(folder)
-    own = folder / "config.yaml"
-    config = override(configs.load(own) if own.is_file() else Config(), changes or {})
-    measure = _measure(config.data, config.evaluation, split)
-    network = network.to(measure.device).eval()
-    trained = int(info["resolution"])
-    wall, wall_resolution = network, trained
+    config = evaluation_config(folder, changes)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    student = Side(network.to(device).eval(), int(info["resolution"]))
+    galleries = {False: student} if gallery is None or gallery_resolutions else {}
     if gallery is not None:
         wall, wall_info = load_model(gallery)
-        wall, wall_resolution = wall.to(measure.device).eval(), int(wall_info["resolution"])
-    hung = measure.embed(Side(wall, wall_resolution))
+        galleries[True] = Side(wall.to(device).eval(), int(wall_info["resolution"]), "teacher")
+    if config.data.name in LANDMARKS:
+        sides = {asymmetric: replace(side, resolution=config.evaluation.max_side) for asymmetric, side in galleries.items()}
+        side = replace(student, resolution=config.evaluation.max_side)
+        found = _landmarks(config, list(cells(side, sides, resolutions, gallery_resolutions)), device)
+    else:
+        measure = _measure(config.data, config.evaluation, split, device)
+        found, _ = measure_cells(measure, split, list(cells(student, galleries, resolutions, gallery_resolutions)))
+        found |= measure.part.skipped
+    if resolutions or gallery_resolutions:
+        return found
+    return {re.sub(r"_q\d+_g\d+/", "/", key, count=1): value for key, value in found.items()}
+
+
+def evaluation_config(folder: Path, changes: Mapping[str, Any] | None = None) -> Config:
+    """The configuration by which a checkpoint folder is measured: its own config.yaml with `changes`."""
+    own = folder / "config.yaml"
+    return override(configs.load(own) if own.is_file() else Config(), changes or {})
+
+
+def _landmarks(config: Config, asked: Sequence[Cell], device: torch.device) -> dict[str, float]:
+    """The scores of `evaluate_checkpoint` on a landmark test set, where a resolution is a picture's longer side."""
+    tests = LandmarkTests(config.data, landmark_evaluation(config.data, config.evaluation), device)
     scores: dict[str, float] = {}
-    for resolution in resolutions or [trained]:
-        same = gallery is None and resolution == wall_resolution
-        queries = hung if same else measure.embed(Side(network, resolution))
-        role = (
-            split + ("_asymmetric" if gallery is not None else "") + (f"_q{resolution}_g{wall_resolution}" if resolutions else "")
-        )
-        scores |= {f"{role}/{metric}": value for metric, value in measure.compare(queries, hung)[0].items()}
+    for cell in asked:
+        scores |= tests.measure(cell.role("test"), cell.queries, cell.gallery)[0]
     return scores
 
 
@@ -136,11 +158,11 @@ def _check_asked(changes: Mapping[str, Any], resolutions: Sequence[int]) -> None
         override(Network(), {"resolution": resolution})
 
 
-def _measure(data: Data, evaluation: Evaluation, split: str) -> Measure:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    part = getattr(split_parts(load_dataset(data), data), split)
+def _measure(data: Data, evaluation: Evaluation, split: str, device: torch.device) -> Measure:
+    parts = split_parts(load_dataset(data), data)
+    part = getattr(parts, split)
     if part is None:
         raise DataError(
             f"data set {data.name!r} has no {split} part under this configuration: choose --split, or set data.validation"
         )
-    return Measure(part, data, replace(evaluation, test=False), device)
+    return Measure(part, data, replace(evaluation, test=False), device, len(set(parts.train.labels.tolist())))

@@ -11,86 +11,30 @@ them back. The same keys pass unchanged through the scheduler, the search librar
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-from dmkd.errors import ConfigError
+from dmkd.errors import ConfigError, nearest
+from dmkd.ranges import Choice, Limit, OneOf, Range, Variants
+
+__all__ = [
+    "Choice",
+    "Limit",
+    "OneOf",
+    "Range",
+    "Variants",
+    "build",
+    "flatten",
+    "nearest",
+    "override",
+    "search_space",
+    "to_dict",
+]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Range:
-    """An interval to search, both ends included; `log` searches the logarithm; an `int` field is searched in steps of `step`.
-
-    `when=("enabled", True)` makes it conditional: it is searched only where the field beside it has that value.
-    """
-
-    low: float
-    high: float
-    log: bool = False
-    step: int | None = None
-    when: tuple[str, object] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.low < self.high or (self.log and self.low <= 0):
-            raise ConfigError(f"Range({self.low}, {self.high}, log={self.log}): low must be below high, and positive if log")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A finite set of values to search; `when` as in `Range`."""
-
-    options: tuple[Any, ...]
-    when: tuple[str, object] | None = None
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What a value must satisfy to be accepted at all: closed (`minimum`, `maximum`) or open (`above`, `below`) ends."""
-
-    minimum: float = -math.inf
-    maximum: float = math.inf
-    above: float = -math.inf
-    below: float = math.inf
-
-    def holds(self, value: float) -> bool:
-        """Whether `value` is finite and inside every end; an open end at infinity is no end."""
-        open_low = self.above == -math.inf or value > self.above
-        open_high = self.below == math.inf or value < self.below
-        return math.isfinite(value) and self.minimum <= value <= self.maximum and open_low and open_high
-
-    def __str__(self) -> str:
-        ends = [(">=", self.minimum), ("<=", self.maximum), (">", self.above), ("<", self.below)]
-        return " and ".join(f"{sign} {end:g}" for sign, end in ends if math.isfinite(end)) or "a finite number"
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """The names that a string field accepts."""
-
-    options: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Variants:
-    """A field that holds one of several dataclasses, chosen by `name` (or by a `preset`: a ready instance)."""
-
-    classes: Mapping[str, type]
-    presets: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-def nearest(key: str, known: typing.Iterable[str]) -> str:
-    """The end of an error message about an unknown name: the nearest known one, or all of them."""
-    names = sorted(set(known))
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
 
 
 @cache
@@ -152,10 +96,16 @@ def build(cls: type[T], values: Mapping[str, Any], *, base: T | None = None, pat
     for key in values:
         if key not in fields:
             raise ConfigError(f"unknown key {path + str(key)!r}: {nearest(str(key), fields)}")
-    given = {key: _value(value, *fields[key], getattr(base, key, None), path + key) for key, value in values.items()}
+    given = {key: _value(value, *fields[key], getattr(base, key, _own(cls, key)), path + key) for key, value in values.items()}
     if base is not None:
         return dataclasses.replace(base, **given)  # type: ignore[type-var]
     return cls(**given)
+
+
+def _own(cls: type, key: str) -> Any:
+    """The default that `cls` gives a nested dataclass: what is not named in it comes from there; None for any other field."""
+    default = next(field.default for field in dataclasses.fields(cls) if field.name == key)
+    return default if dataclasses.is_dataclass(default) and not isinstance(default, type) else None
 
 
 def _value(value: Any, hint: Any, extras: tuple[Any, ...], current: Any, path: str) -> Any:
@@ -181,6 +131,7 @@ def _variant(value: Any, variants: Variants, current: Any, path: str) -> Any:
         raise ConfigError(f"{path}: found {value!r}, wanted a mapping with a 'name' out of {', '.join(sorted(variants.classes))}")
     rest = {key: item for key, item in value.items() if key not in ("name", "preset")}
     label = value.get("preset", value.get("name", getattr(current, "name", None)))
+    _check_names(value, variants, path)
     if label is None and rest:
         raise ConfigError(f"{path}: found {', '.join(map(repr, rest))} and no 'name' or 'preset': say which {path} is meant")
     if not isinstance(label, str):
@@ -189,10 +140,21 @@ def _variant(value: Any, variants: Variants, current: Any, path: str) -> Any:
         preset = variants.presets[label]
         return build(type(preset), rest, base=preset, path=f"{path}.")
     if label not in variants.classes:
-        raise ConfigError(f"{path}.name: unknown {label!r}: {nearest(str(label), [*variants.classes, *variants.presets])}")
+        known = nearest(label, [*variants.classes, *variants.presets])
+        raise ConfigError(f"{path}.{'preset' if 'preset' in value else 'name'}: unknown {label!r}: {known}")
     cls = variants.classes[label]
     base = current if type(current) is cls else None
     return build(cls, rest, base=base, path=f"{path}.")
+
+
+def _check_names(value: Mapping[str, Any], variants: Variants, path: str) -> None:
+    """Raise `ConfigError` where a name and a preset are given that are not of one kind: one of them would be dropped."""
+    if "name" in value and "preset" in value:
+        kinds = [getattr(variants.presets.get(label, object), "name", label) for label in (value["name"], value["preset"])]
+        if kinds[0] != kinds[1]:
+            raise ConfigError(
+                f"{path}: found name {value['name']!r} and preset {value['preset']!r}, which is of {kinds[1]!r}: give one of them"
+            )
 
 
 def _typed(value: Any, hint: Any, path: str) -> Any:
@@ -244,9 +206,15 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
 
 
 def search_space(config: Any, prefix: str = "") -> dict[str, Range | Choice]:
-    """Every `Range` and `Choice` of a configuration under its dotted key, `when` made absolute (`("method.x.enabled", True)`)."""
+    """Every `Range` and `Choice` of a configuration under its dotted key, `when` made absolute (`("method.x.enabled", True)`).
+
+    Fields that a configuration's own `idle` names are left out: beside the values of its other fields they have no effect.
+    """
     space: dict[str, Range | Choice] = {}
+    idle = getattr(config, "idle", ())
     for name, (_, extras) in _fields(type(config)).items():
+        if name in idle:
+            continue
         value = getattr(config, name)
         if dataclasses.is_dataclass(value):
             space |= search_space(value, f"{prefix}{name}.")

@@ -13,21 +13,23 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dmkd import space
+from dmkd.assembly import batches_per_epoch, make_objective, make_student
 from dmkd.checkpoint import State
 from dmkd.config import Config
 from dmkd.context import Context
-from dmkd.data.batches import Batch, iterations_per_epoch, training_batches
-from dmkd.data.datasets import Pictures, load_dataset
+from dmkd.data.batches import Batch, training_batches
+from dmkd.data.datasets import load_dataset
 from dmkd.data.splits import Parts, split
-from dmkd.distill.base import Objective, Plan, Shapes, Step
+from dmkd.distill.base import Plan, Step
 from dmkd.distill.teachers import TEACHERS, NoTeacher
-from dmkd.errors import ConfigError, DataError, TrainingError
+from dmkd.errors import DataError
 from dmkd.evaluation.measure import Measure, Side
 from dmkd.evaluation.protocol import Outcomes
-from dmkd.models.embedder import EmbeddingNet, build_network
-from dmkd.models.registry import count_gflops, count_parameters
+from dmkd.grad_cache import GradientCache, WholeBatch
+from dmkd.models.embedder import EmbeddingNet
 from dmkd.optim import Precision, make_optimizer, make_schedule, optimizer_step, parameter_groups, steps_per_epoch
 from dmkd.reproducible import copied, plain, random_state, restore_random, same_run, seed_all
+from dmkd.scoring import Scoring, model_costs, run_costs
 from dmkd.terms import Terms
 
 
@@ -82,39 +84,25 @@ class Training:
         self.epoch = self.iteration = 0
         self.seconds = 0.0
         self.parts: Parts = split(load_dataset(config.data), config.data)
-        if config.evaluation.test and self.parts.test is None:
+        if config.evaluation.test and self.parts.test is None and not config.evaluation.landmarks:
             raise DataError(
                 f"evaluation.test=true, but data set {config.data.name!r} has no test part: mark one in its split column"
             )
         self.teacher: NoTeacher = TEACHERS[config.method.teacher](config.teacher, device)
-        self.student, self.resolution = self._student()
-        batches = iterations_per_epoch(self.parts.train, config.method.batches) if config.optim.epochs else 0
+        self.student, self.resolution = make_student(config, self.teacher, device), config.student.resolution
+        batches = batches_per_epoch(config, self.parts)
         self.plan = Plan(config.optim.epochs, steps_per_epoch(batches, config.optim))
-        self.objective = self._objective()
+        self.objective = make_objective(config, self.student, self.teacher, self.parts.train).to(device)
         groups = parameter_groups(self.student, self.objective.parameter_groups(config.optim.lr), config.optim)
         self.optimizer = make_optimizer(groups, config.optim)
         self.schedule = make_schedule(self.optimizer, config.optim, self.plan.iterations_per_epoch)
         self.precision = Precision(config.optim.precision, device)
-        self._gallery: dict[str, Tensor] = {}
+        self.passes = self._passes()
+        self._score = Scoring(config, device, len(set(self.parts.train.labels.tolist())))
 
-    def _student(self) -> tuple[EmbeddingNet, int]:
-        wanted = self.config.student
-        if wanted.checkpoint == "teacher":
-            if self.teacher.network is None:
-                raise ConfigError("student.checkpoint=teacher, but this method has no pretrained teacher to start from")
-            student = self.teacher.network.clone(resolution=wanted.resolution, frozen_batchnorm=wanted.frozen_batchnorm)
-        else:
-            student = build_network(wanted)
-        format_ = torch.channels_last if self.config.optim.channels_last else torch.contiguous_format
-        return student.to(self.device, memory_format=format_), wanted.resolution  # type: ignore[call-overload]
-
-    def _objective(self) -> Objective:
-        method, loss = self.config.method, self.config.loss
-        classes, images = len(self.parts.train.classes), len(self.parts.train.labels)
-        teacher = None if self.teacher.network is None else Shapes(*self.teacher.network.sizes(method.stages))
-        own = self.student.sizes(method.stages)
-        shapes = Shapes(*own, teacher=teacher, classes=classes, images=images)
-        return method.build(shapes, lambda dim: loss.build(dim, classes)).to(self.device)
+    def _passes(self) -> WholeBatch:
+        method, chunk = self.config.method, self.config.optim.chunk
+        return GradientCache(self.student, method, chunk, self.precision) if chunk else WholeBatch(self.student, method)
 
     def train_epoch(self) -> dict[str, float]:
         """One epoch of optimisation. Returns the mean of each term, the loss, and what it cost."""
@@ -134,20 +122,29 @@ class Training:
             seed=self.config.seed,
             workers=self.config.data.workers,
             tuples=tuples,
+            labels=torch.from_numpy(self.parts.labels),
             crop_ratio=self.config.data.crop_ratio,
+            qualities=self.config.data.qualities,
+            transform=self.config.data.transform,
         )
         images = self._steps(batches, terms)
         self.epoch += 1
         taken = time.monotonic() - started
         self.seconds += taken
-        return terms.means() | {"train/lr": self.optimizer.param_groups[0]["lr"], "cost/images_per_second": images / taken}
+        told = self.parts.label_counts | {"cost/images_per_second": images / taken}
+        return terms.means() | {"train/lr": self.optimizer.param_groups[0]["lr"]} | told
 
     def _context(self) -> Context:
         sides = {"student": Side(self.student, self.resolution)}
-        if self.teacher.network is not None and self.teacher.resolution:
-            sides["teacher"] = Side(self.teacher.network, self.teacher.resolution)
+        if (teacher := self._teacher_side()) is not None:
+            sides["teacher"] = teacher
         measure = Measure(self.parts.train, self.config.data, self.config.evaluation, self.device)
-        return Context(self.epoch, self.plan, self.config.seed, measure, sides)
+        labels, features = torch.from_numpy(self.parts.labels), self.config.teacher.features
+        return Context(self.epoch, self.plan, self.config.seed, measure, sides, labels=labels, features=features)
+
+    def _teacher_side(self) -> Side | None:
+        network, resolution = self.teacher.network, self.teacher.resolution
+        return Side(network, resolution, "teacher") if network is not None and resolution else None
 
     def _steps(self, batches: Iterator[Batch], terms: Terms) -> int:
         """Go through the epoch's batches; a last incomplete accumulation makes a step too. Returns the student's images."""
@@ -158,7 +155,7 @@ class Training:
         ) as bar:
             for batch in batches:
                 loss = self._loss(batch, terms) / accumulate
-                self.precision.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                self.passes.backward(self.precision.scaler.scale(loss))
                 images, waiting = images + len(batch.labels), waiting + 1
                 if waiting == accumulate:
                     self._optimize(bar)
@@ -175,15 +172,14 @@ class Training:
 
     def _loss(self, batch: Batch, terms: Terms) -> Tensor:
         batch = batch.to(self.device, channels_last=self.config.optim.channels_last)
-        stages = self.config.method.stages
         with self.precision.autocast():
-            teacher = self.teacher.features(batch.student, batch.teacher, stages)
+            teacher = self.passes.teacher(self.teacher, batch.student, batch.teacher)
             step = Step(
                 labels=batch.labels,
                 index=batch.index,
                 view=batch.view,
                 role=batch.role,
-                student=self.student(batch.student, stages=stages),
+                student=self.passes.student(batch.student, batch.sizes),
                 teacher=teacher,
                 iteration=self.iteration,
                 progress=self.epoch / max(1, self.config.optim.epochs),
@@ -194,46 +190,28 @@ class Training:
     def evaluated(self, metrics: dict[str, float]) -> Epoch:
         """The epoch just trained, measured on validation (each n epochs, and the last) and on test (the last, if asked)."""
         last = self.epoch >= self.config.optim.epochs
+        parts = {}
+        if last or self.epoch % self.config.evaluation.every == 0:
+            parts["val"] = self.parts.val
+        if last and self.config.evaluation.train:
+            parts["train"] = self.parts.train
+        if last and self.config.evaluation.test:
+            parts["test"] = self.parts.test
         outcomes: dict[str, Outcomes] = {}
-        if self.parts.val is not None and (last or self.epoch % self.config.evaluation.every == 0):
-            self._measure("val", self.parts.val, metrics, outcomes)
-        if last and self.config.evaluation.test and self.parts.test is not None:
-            self._measure("test", self.parts.test, metrics, outcomes)
-            metrics["test_looks"] = 1.0
-        return Epoch(self.epoch, metrics | self._costs(), outcomes, self)
-
-    def _measure(self, name: str, part: Pictures, metrics: dict[str, float], outcomes: dict[str, Outcomes]) -> None:
-        measure = Measure(part, self.config.data, self.config.evaluation, self.device)
-        queries = measure.embed(Side(self.student, self.resolution))
-        if not torch.isfinite(queries).all():
-            raise TrainingError(
-                f"embeddings of {name} are not finite after epoch {self.epoch}: lower optim.lr, or set optim.clip"
-            )
-        galleries = {name: queries}
-        if self.config.method.gallery == "teacher" and self.teacher.network is not None and self.teacher.resolution:
-            if name not in self._gallery:
-                self._gallery[name] = measure.embed(Side(self.teacher.network, self.teacher.resolution))
-            galleries[f"{name}_asymmetric"] = self._gallery[name]
-        for role, gallery in galleries.items():
-            scores, outcomes[role] = measure.compare(queries, gallery)
-            metrics |= {f"{role}/{metric}": value for metric, value in scores.items()}
-
-    def _costs(self) -> dict[str, float]:
-        on_gpu = self.device.type == "cuda"
-        costs = {"cost/train_seconds": self.seconds}
-        if on_gpu:
-            peak = torch.cuda.max_memory_allocated(self.device) / 2**20
-            costs |= {"cost/gpu_seconds": self.seconds, "cost/peak_memory_mb": peak}
-        return costs
+        for name, part in parts.items():
+            if part is not None:
+                student = Side(self.student, self.resolution)
+                scores, told = self._score(name, part, self.epoch, student, self._teacher_side())
+                metrics, outcomes = metrics | scores, outcomes | told
+        if last and self.config.evaluation.test:
+            scores, told = self._score.landmarks(Side(self.student, self.resolution), self._teacher_side())
+            metrics, outcomes = metrics | scores | {"test_looks": 1.0}, outcomes | told
+        return Epoch(self.epoch, metrics | self.parts.skipped | run_costs(self.seconds, self.device), outcomes, self)
 
     @cached_property
     def model_costs(self) -> dict[str, float]:
-        """`model/gflops` of one query (a multiply-add counts one), `model/parameters`, `model/dim` of the student."""
-        return {
-            "model/gflops": count_gflops(self.student, self.resolution),
-            "model/parameters": float(count_parameters(self.student)),
-            "model/dim": float(self.student.sizes(())[0]),
-        }
+        """What the student costs (`scoring.model_costs`)."""
+        return model_costs(self.student, self.resolution)
 
     def state(self) -> State:
         """A copy of all that a bit-exact resume needs."""

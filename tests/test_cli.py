@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dmkd.cli import main
+from dmkd.config import load
+from dmkd.distill import METHODS
 from tests.pictures import make_folder
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +58,63 @@ def test_methods_and_data_sets_are_listed() -> None:
     assert methods["msdf"]["preset_of"] == "s2sd"
     assert methods["msdf"]["parameters"]["temperature"] == {"default": 1.0, "range": "[0.2, 2]"}
     assert {"signs", "cars196", "folder", "manifest"} <= {row["name"] for row in json.loads(dmkd("datasets", "--json").stdout)}
-    assert "searched" in dmkd("methods").stdout
+    lines = dmkd("methods").stdout
+    assert [line.split()[0] for line in lines.splitlines() if line[:1].isalpha()] == list(METHODS)
+    section = dmkd("methods", "msdf").stdout
+    assert "preset of `s2sd`" in section
+    assert "| `temperature` | 1 | [0.2, 2] |" in section
+    assert "did you mean 's2sd'" in refused(dmkd("methods", "s2ds"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["tran"], "unknown command 'tran': did you mean 'train'?"),
+        (["train"], "wanted one of CONFIG.yaml and --published KEY"),
+        (["train", "a.yaml", "--resum"], "unknown argument '--resum': did you mean '--resume'?"),
+        (["evaluate", "--checkpoint", "x", "--split", "all"], "argument --split: invalid choice: 'all'"),
+        ([], "the following arguments are required: COMMAND"),
+        (["published", "--paper", "s2s"], "no row has 's2s': did you mean 's2sd'?"),
+    ],
+)
+def test_usage_errors_are_one_line_with_status_2(typed: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(typed)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert (ended.value.code, len(lines)) == (2, 1)
+    assert message in lines[0]
+
+
+def test_rows_of_the_papers_are_listed_with_their_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["published", "--paper", "s2sd", "--table", "T1", "--dataset", "cars196"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 15
+    assert "s2sd/T1/cars196/msdf/ms/128  recall_at_1 85.69+-0.19  nmi 72.77+-0.13" in lines
+    main(["published", "--json", "--paper", "obdsd", "--table", "text"])
+    (first, *_) = json.loads(capsys.readouterr().out)
+    assert not first["trainable"]
+    assert first["reason"].startswith("a claim in the prose")
+    main(["published", "raml/T2/cub200/raml/none/512/224"])
+    text = capsys.readouterr().out
+    assert "student.resolution = 224" not in text  # dmkd's own default
+    assert "teacher: raml/T2/cub200/teacher/triplet/512/448" in text
+
+
+def test_a_published_row_trains_on_what_is_in_the_data_folder(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Yu's relative teacher on CUB, with everything small that the row leaves open to --set."""
+    monkeypatch.chdir(trained)
+    monkeypatch.setenv("DMKD_DATA", str(trained))
+    (trained / "cub200").symlink_to(trained / "signs")
+    small = ["student.backbone=resnet18", "student.weights=none", "student.dim=16", "student.resolution=32", "optim.epochs=1"]
+    small += ["method.batches.size=8", "method.batches.images_per_class=2", "data.name=folder"]
+    changes = [word for change in small for word in ("--set", change)]
+    row = ["train", "--published", "yu2019/T1/cub200/yu_rel/triplet/512", *changes, "--out", "published"]
+    with pytest.raises(SystemExit):
+        main(row)
+    main([*row, "--teacher", "out/checkpoint"])
+    config = load(trained / "published/checkpoint/config.yaml")
+    assert (config.method.name, config.loss.name, config.data.validation) == ("yu", "triplet", 0.0)
+    assert "test/recall_at_1" in json.loads((trained / "published/metrics.jsonl").read_text().splitlines()[-1])
 
 
 def test_the_trained_checkpoint_is_measured_again(trained: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmkd.errors import ConfigError
-from dmkd.space import Choice, Limit, OneOf, Range, Variants, build, flatten, override, search_space, to_dict
+from dmkd.space import Choice, Limit, OneOf, Range, Variants, build, flatten, nearest, override, search_space, to_dict
 
 
 @dataclass(frozen=True)
@@ -113,3 +113,47 @@ def test_a_range_upside_down_is_refused() -> None:
 def test_limits_are_intervals(value: float, low: float, high: float) -> None:
     assert Limit(minimum=low, maximum=high).holds(value) == (low <= value <= high)
     assert Limit(above=low, below=high).holds(value) == (low < value < high)
+
+
+@dataclass(frozen=True)
+class Owner:
+    name: ClassVar[str] = "owner"
+    diffusion: Diffusion = Diffusion(True, 0.7)
+
+
+@dataclass(frozen=True)
+class Owners:
+    method: Annotated[Plain | Owner, Variants({"plain": Plain, "owner": Owner})] = field(default_factory=Plain)
+
+
+def test_what_is_not_named_in_a_nested_part_comes_from_its_owners_default() -> None:
+    wanted = Owner(Diffusion(True, 0.5))
+    assert build(Owners, {"method": {"name": "owner", "diffusion": {"omega": 0.5}}}).method == wanted
+    assert override(Owners(), {"method.name": "owner", "method.diffusion.omega": 0.5}).method == wanted
+
+
+def test_a_name_and_a_preset_of_another_kind_are_refused() -> None:
+    with pytest.raises(ConfigError, match="found name 'plain' and preset 'wide', which is of 'fancy': give one of them"):
+        build(Tree, {"method": {"name": "plain", "preset": "wide"}})
+    assert build(Tree, {"method": {"name": "fancy", "preset": "wide"}}).method == Fancy(dims=(2048,))
+    with pytest.raises(ConfigError, match=r"method\.preset: unknown 'wider': did you mean 'wide'"):
+        build(Tree, {"method": {"preset": "wider"}})
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("learning_rate", "did you mean 'lr'?"),
+        ("wd", "did you mean 'weight_decay'?"),
+        ("Weight-Decay", "did you mean 'weight_decay'?"),
+        ("epoch", "did you mean 'epochs'?"),
+        ("decay", "did you mean 'weight_decay'?"),
+        ("zzz", "known: epochs, head_lr, lr, weight_decay"),
+    ],
+)
+def test_the_nearest_name_is_by_spelling_words_or_initials(typed: str, answer: str) -> None:
+    assert nearest(typed, ["lr", "head_lr", "weight_decay", "epochs"]) == answer
+
+
+def test_a_long_list_of_names_is_cut() -> None:
+    assert nearest("zzz", [f"name{number:03d}" for number in range(100)]).endswith(", ... (100 in all)")
