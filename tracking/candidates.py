@@ -86,6 +86,11 @@ class Candidate:
             "final_runs": [run["run_id"] for run in self.final],
         }
 
+    def tags(self, *names: str) -> Row:
+        """Tags `dmkd.<name>` of the candidate's final runs, else of any (null: none has it)."""
+        runs = self.final or self.runs
+        return {name: next((run[f"tags.dmkd.{name}"] for run in runs if run.get(f"tags.dmkd.{name}")), None) for name in names}
+
     def _first(self, column: str) -> Any:
         return next((run[column] for run in self.runs if run.get(column) is not None), None)
 
@@ -224,6 +229,9 @@ def _varying(found: list[Candidate], *, own: bool) -> list[str]:
 def _label(candidate: Candidate, keys: list[str]) -> str:
     if candidate.reference:
         return candidate.reference
+    stated = candidate.tags("published", "label")
+    if stated["published"] and stated["label"] and not stated["label"].startswith("trial "):
+        return str(stated["label"])
     first = candidate.runs[0]
     words = {key: WORDS.get(key, f"{key.rsplit('.', 1)[-1]}=") for key in keys}
     given = [f"{word}{_short(first[key])}" for key, word in words.items() if first.get(key) not in (None, "")]

@@ -6,7 +6,9 @@ import contextlib
 import os
 import re
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from tracking.errors import TrackingError
 from tracking.places import is_http, locked, sqlite_path
@@ -53,9 +55,29 @@ def _new_client(uri: str) -> Any:
     from mlflow import MlflowClient
 
     with translated(uri), creation_lock(uri):
+        path = sqlite_path(uri)
+        if path is not None and not path.exists():
+            _make_database(path)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
+
+
+def _make_database(path: Path) -> None:
+    """A database with its tables, there whole or not at all: a process that is ended in the middle leaves none that is half made.
+
+    Its tables take seconds, and sqlite commits each of them; a later MLflow would stop at the first that it finds again.
+    """
+    from mlflow import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own each time: MLflow keeps an engine for every address that this process has ever opened.
+    beside = path.with_name(f".{path.name}.{uuid4().hex}")
+    uri = f"sqlite:///{beside}"
+    client: Any = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client.search_experiments(max_results=1)
+    client._tracking_client.store.engine.dispose()
+    beside.replace(path)
 
 
 @contextlib.contextmanager

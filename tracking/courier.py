@@ -8,7 +8,6 @@ from pathlib import Path
 
 from tracking.client import Unreachable
 from tracking.delivery import Sender
-from tracking.errors import TrackingError
 from tracking.spool import Spool
 
 _log = logging.getLogger("tracking")
@@ -81,7 +80,7 @@ def recover_all(root: Path, key: str | None = None) -> tuple[int, list[str]]:
         try:
             Sender(spool).recover()
             delivered += 1
-        except (TrackingError, OSError) as error:
-            reasons.append(f"{spool.folder}: {error}")
+        except Exception as error:  # one damaged database must not keep the other runs, or a sweep, from going on
+            reasons.append(f"{spool.folder}: {' '.join(str(error).split())[:300]}")
             spool.release()
     return delivered, reasons

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracking import statistics
 from tracking.candidates import Candidate, candidates, labels
+from tracking.comparison import beside
 from tracking.errors import TrackingError
 from tracking.outcomes import class_interval, gives, per_query, tested_against
 
@@ -107,21 +108,25 @@ def _row(candidate: Candidate, outcomes: Mapping[str, Any], select_by: str, repo
     low, high = statistics.t_interval(test, LEVEL)
     queries = per_query(_own_outcomes(candidate, outcomes, report), report)
     class_low, class_high = class_interval(queries, LEVEL)
-    return candidate.facts() | {
-        "id": row_id(candidate.config_hash, candidate.own_protocol),
-        "role": role(select_by),
-        "select_by": select_by,
-        "report": report,
-        "validation": _mean(validation),
-        "validation_runs": len(validation),
-        "test": _mean(test),
-        "test_low": low,
-        "test_high": high,
-        "class_low": class_low,
-        "class_high": class_high,
-        "seeds": len(test),
-        "_queries": queries,
-    }
+    return (
+        candidate.facts()
+        | {
+            "id": row_id(candidate.config_hash, candidate.own_protocol),
+            "role": role(select_by),
+            "select_by": select_by,
+            "report": report,
+            "validation": _mean(validation),
+            "validation_runs": len(validation),
+            "test": _mean(test),
+            "test_low": low,
+            "test_high": high,
+            "class_low": class_low,
+            "class_high": class_high,
+            "seeds": len(test),
+            "_queries": queries,
+        }
+        | beside(candidate.tags("published", "published_rule", "rule", "not_comparable"), report, _mean(test))
+    )
 
 
 def _own_outcomes(candidate: Candidate, outcomes: Mapping[str, Any], report: str) -> list[Any]:
@@ -145,11 +150,11 @@ def _place(row: dict[str, Any]) -> tuple[float, str]:
 
 
 def _ranked(rows: list[dict[str, Any]], protocol: str) -> list[dict[str, Any]]:
-    """The rows of one protocol in order: ranked, then references, then those without a score."""
+    """The rows of one protocol in order: ranked, then references, then those without a score as they were begun."""
     mine = [row for row in rows if row["protocol"] == protocol]
     order = _with_ranks(sorted((row for row in mine if _is_ranked(row)), key=_place))
     rest = [row | {"rank": None, "p_leader": None} for row in mine if not _is_ranked(row)]
-    return order + sorted(rest, key=lambda row: (not row["reference"], row["status"], row["id"]))
+    return order + sorted(rest, key=lambda row: (not row["reference"], row["status"]))
 
 
 def _with_ranks(order: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -194,6 +199,8 @@ COLUMNS = {
         ("id", "label", "group", "method", "reference", "role", "protocol", "status", "config_hash", "run_id"), "String"
     ),
     **dict.fromkeys(("select_by", "report"), "String"),
+    **dict.fromkeys(("published", "difference"), "Float64"),
+    **dict.fromkeys(("published_key", "published_rule", "rule", "not_comparable"), "String"),
     **dict.fromkeys(("validation", "test", "test_low", "test_high", "class_low", "class_high", "p_leader"), "Float64"),
     **dict.fromkeys(("gflops", "parameters", "dim", "resolution", "gpu_hours", "cpu_hours"), "Float64"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -56,12 +57,18 @@ def _board(rows: list[Row], format: str) -> str:
     common = ", ".join(f"{cells[0]} {UNITS[title]}" for title, cells in columns if title in same)
     columns = [(title, cells) for title, cells in columns if any(cells) and title not in same]
     notes = ([f"every row: {common}"] if common else []) + _notes(rows)
-    parts = [_heading(rows[0]), (_markdown if format == "md" else _table)(columns), *notes]
+    parts = [
+        _heading(rows[0], any(row["validation"] is not None for row in rows)),
+        (_markdown if format == "md" else _table)(columns),
+        *notes,
+    ]
     return ("\n\n" if format == "md" else "\n").join(part for part in parts if part)
 
 
-def _heading(row: Row) -> str:
+def _heading(row: Row, chosen: bool) -> str:
     protocol = f", protocol {row['protocol']}" if row["protocol"] else ""
+    if not chosen:
+        return f"Reported {row['report']} ({row['role']}), nothing chosen by a score of these runs{protocol}"
     return f"Chosen by {row['select_by']}, reported {row['report']} ({row['role']}){protocol}"
 
 
@@ -74,7 +81,8 @@ def _notes(rows: list[Row]) -> list[str]:
     left = [row["status"] for row in rows if row["rank"] is None and not row["reference"] and row["status"] != "finished"]
     if left:
         notes.append("not ranked: " + ", ".join(f"{left.count(status)} {status}" for status in sorted(set(left))))
-    return ["; ".join(notes)] if notes and len("; ".join(notes)) <= WIDTH else notes
+    notes = ["; ".join(notes)] if notes and len("; ".join(notes)) <= WIDTH else notes
+    return notes + _published_notes(rows)
 
 
 def _table(columns: list[tuple[str, list[str]]]) -> str:
@@ -123,6 +131,25 @@ def _classes(row: Row) -> str:
     return "" if low is None or not math.isfinite(low) else f"[{_score(low, row['report'])}, {_score(high, row['report'])}]"
 
 
+def _difference(row: Row) -> str:
+    """Measured less printed, in brackets where the two are not comparable."""
+    if row["difference"] is None:
+        return ""
+    text = _score(abs(row["difference"]), row["report"])
+    signed = ("-" if row["difference"] < 0 else "+") + text
+    return f"({signed})" if row["not_comparable"] else signed
+
+
+def _published_notes(rows: list[Row]) -> list[str]:
+    """How the printed numbers and these were chosen, and why some of them may not be compared; nothing where none is printed."""
+    printed = [row for row in rows if row["published"] is not None]
+    notes = [f"published: {rule}" for rule in dict.fromkeys(row["published_rule"] for row in printed) if rule]
+    notes += [f"here: {rule}" for rule in dict.fromkeys(row["rule"] for row in printed) if rule]
+    reasons = list(dict.fromkeys(row["not_comparable"] for row in printed if row["not_comparable"]))
+    notes += [f"not comparable ( ): {reason}" for reason in reasons[:3]] + ["..."] * (len(reasons) > 3)
+    return [line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ")]
+
+
 def _hours(row: Row) -> str:
     kind, hours = ("GPU", row["gpu_hours"]) if row["gpu_hours"] else ("CPU", row["cpu_hours"])
     return f"{hours:.2g} {kind}" if hours else ""
@@ -140,6 +167,8 @@ COLUMNS: list[tuple[str, Callable[[Row], str]]] = [
     ("val", lambda row: _score(row["validation"], row["select_by"])),
     ("test", _test),
     ("over classes", _classes),
+    ("published", lambda row: "" if row["published"] is None else _score(row["published"], row["report"])),
+    ("difference", _difference),
     ("seeds", lambda row: str(row["seeds"] or "")),
     ("GFLOPs", _figure("gflops")),
     ("Mparam", _figure("parameters", 1e6)),

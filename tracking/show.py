@@ -39,7 +39,7 @@ def show(
     runs = runs.filter(runs["experiment"] == experiment)
     select_by = select_by or _judged(runs)
     report = report or select_by.replace("val", "test", 1)
-    if f"metrics.{select_by}" not in runs.columns:
+    if not {f"metrics.{select_by}", f"metrics.{report}"} & set(runs.columns):
         known = sorted(name.removeprefix("metrics.") for name in runs.columns if name.startswith("metrics.val"))
         raise TrackingError(
             f"no run of {experiment!r} has {select_by!r}; there are {', '.join(known) or 'no validation scores yet'}"

@@ -5,10 +5,12 @@ import math
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -285,6 +287,21 @@ def test_the_next_process_sends_first_what_the_dead_one_left_and_keeps_the_run_a
     assert history(database, run.id, "a") == [(1, 1.0), (2, 2.0), (3, 3.0)]
     assert load_runs(database)["status"].to_list() == ["FINISHED"]
     assert spools(state) == []
+
+
+def test_a_damaged_database_does_not_keep_other_runs_from_being_sent(database, state, tmp_path):
+    """As a process leaves one that is killed while it makes the tables."""
+    path = tmp_path / "half.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("CREATE TABLE params (run_uuid TEXT); CREATE INDEX index_params_run_uuid ON params (run_uuid);")
+    header = {"experiment": "e", "name": "x", "key": "k", "params": {}, "tags": {}, "parent_id": None, "start_time": 1}
+    Spool.create(state / "spool", header | {"uri": f"sqlite:///{path}"}).release()
+    abandoned(state, database).release()
+    done = sync()
+    assert done.delivered == 1
+    assert len(done.waiting) == 1
+    assert "\n" not in done.waiting[0]
+    assert load_runs(database).height == 1
 
 
 def test_the_end_of_an_old_process_does_not_end_a_run_that_goes_on(database, state):
