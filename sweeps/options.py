@@ -35,7 +35,12 @@ class Options:
     resume: bool = False
     rerun_failed: bool = False
     extend: int = 0
+    with_teacher: bool = False
     dry_run: bool = False
+    no_probe: bool = False
+    dataset: str = ""
+    rows: str = ""
+    search: bool = False
 
     def __post_init__(self) -> None:
         for key, least in (("trials", 1), ("epochs", 1), ("seeds", 1), ("max_concurrent", 1), ("extend", 0)):
@@ -69,8 +74,11 @@ class _Parser(argparse.ArgumentParser):
         raise SweepError(f"{message}; --help lists every option")
 
 
-def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """The parser of a sweep script; `description` is the script's docstring."""
+def parser(name: str, description: str, datasets: Sequence[str] = (), searched: bool = False) -> argparse.ArgumentParser:
+    """The parser of a sweep script; `description` is the script's docstring.
+
+    A published table has `datasets` to choose from, and says with `searched` whether it has a search form too.
+    """
     made = _Parser(prog=name, description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = made.add_argument
     add("--trials", type=int, metavar="N", help="trials of the search, the paper's setting (trial 0) included")
@@ -96,13 +104,27 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="go on with a sweep of this name that was interrupted")
     add("--rerun-failed", action="store_true", help="run the sweep's failed trials once more")
     add("--extend", type=int, default=0, metavar="N", help="N trials more in the same sweep")
-    add("--dry-run", action="store_true", help="print the plan and stop")
+    add("--with-teacher", action="store_true", help="train the teachers that are missing first")
+    add("--dry-run", action="store_true", help="print the plan, what it costs and what is missing, and stop")
+    add("--no-probe", action="store_true", help="with --dry-run: reckon the time, measure nothing")
+    if datasets:
+        add("--dataset", default="", metavar="NAME", help=f"{', '.join(datasets)} (default: {datasets[0]})")
+        add("--rows", default="", metavar="PATTERN", help="only the rows whose name or key fits, as in '*msdf*,none*'")
+    if searched:
+        add("--search", action="store_true", help="search around the paper's setting instead of training the table")
     return made
 
 
-def parse(name: str, description: str, arguments: Sequence[str] | None = None) -> Options:
+def parse(
+    name: str,
+    description: str,
+    arguments: Sequence[str] | None = None,
+    *,
+    datasets: Sequence[str] = (),
+    searched: bool = False,
+) -> Options:
     """Options from the command line. Raises `SweepError` for what is unknown, ill-typed or out of range."""
-    made = parser(name, description)
+    made = parser(name, description, datasets, searched)
     known, unknown = made.parse_known_args(sys.argv[1:] if arguments is None else arguments)
     if unknown:
         names = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Options)]

@@ -32,16 +32,17 @@ class Places:
         return self.folder / "trials"
 
 
-def find_places(options: Options, name: str) -> Places:
-    """Absolute places, made and checked for writing. Raises `SweepError` where one cannot be written."""
+def find_places(options: Options, name: str, make: bool = True) -> Places:
+    """Absolute places, made and checked for writing (unless `make` is off). Raises `SweepError` where one cannot be written."""
     home = working_home()
     storage = home / (options.storage or "dmkd-output")
     uri = absolute_uri(options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "") or "sqlite:///mlflow.db", home)
     if not name or Path(name).name != name or name.startswith("."):
         raise SweepError(f"--name {name!r}: wanted a plain name without slashes, for it becomes a folder")
     folder = (storage / name).resolve()
-    _writable(folder, "--storage")
-    if uri.startswith("sqlite:///"):
+    if make:
+        _writable(folder, "--storage")
+    if make and uri.startswith("sqlite:///"):
         _writable(Path(uri.removeprefix("sqlite:///")).parent, "--tracking-uri")
     return Places(folder, uri)
 

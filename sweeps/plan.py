@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -35,6 +36,14 @@ class Definition:
     finalists: int = 3
     sampler: str = "tpe"
     early_stopping: str = "auto"
+    dataset: str = ""
+    """What the data are where a general reader reads them; empty: what `data.name` says."""
+    teacher_name: str = ""
+    """Name of the teacher in the registry; empty: it is this sweep's own."""
+    row_tags: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Further tags of the final rows, by label: of trial 0, the printed row that it is."""
+    command: str = ""
+    """What trains the teacher that is missing."""
 
 
 def configured(definition: Definition, options: Options) -> Definition:
@@ -72,10 +81,11 @@ def find_facts(base: Config) -> Facts:
     parts = split(pictures, base.data)
     if parts.val is None:
         raise SweepError("a search needs validation classes, but data.validation is 0: set it to 0.2, say")
-    if parts.test is None:
+    if parts.test is None and not base.evaluation.landmarks:
         raise SweepError(f"data set {base.data.name!r} has no test classes, but the final stage reports on them")
     batches = iterations_per_epoch(parts.train, base.method.batches)
-    final = split(pictures, dataclasses.replace(base.data, validation=0.0, folds=0, fold=0))
+    whole = base.data if base.evaluation.landmarks else dataclasses.replace(base.data, validation=0.0, folds=0, fold=0)
+    final = split(pictures, whole)
     return Facts(parts, final, pictures.fingerprint, Plan(base.optim.epochs, steps_per_epoch(batches, base.optim)))
 
 
@@ -122,7 +132,7 @@ def gflops_refusal(searched: Searched, values: Values, bound: float | None) -> s
     if bound is None:
         return ""
     student = override(searched.base, values).student
-    cost = _gflops(student.backbone, student.resolution, student.dim, student.pooling)
+    cost = _gflops(student.backbone, student.resolution, student.dim, student.projection)
     return (
         f"{student.backbone} at {student.resolution} px costs {cost:.2f} GFLOPs, above --max-gflops {bound:g}"
         if cost > bound
@@ -131,12 +141,12 @@ def gflops_refusal(searched: Searched, values: Values, bound: float | None) -> s
 
 
 @cache
-def _gflops(backbone: str, resolution: int, dim: int, pooling: str) -> float:
+def _gflops(backbone: str, resolution: int, dim: int, projection: str) -> float:
     from dmkd.models import Network
     from dmkd.models.embedder import build_network
     from dmkd.models.registry import count_gflops
 
-    network = Network(backbone=backbone, weights="none", pooling=pooling, dim=dim, resolution=resolution)
+    network = Network(backbone=backbone, weights="none", dim=dim, projection=projection, resolution=resolution)
     return float(count_gflops(build_network(network), resolution))
 
 

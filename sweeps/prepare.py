@@ -26,6 +26,7 @@ from sweeps.plan import (
 from sweeps.rows import final_rows
 from sweeps.search import make_sampler
 from sweeps.space import Searched, Values
+from sweeps.teachers import check_training
 
 
 @dataclass(frozen=True)
@@ -106,18 +107,25 @@ def prepare(definition: Definition, options: Options) -> Prepared:
     grace, warning = grace_epochs(base, facts.plan, options.early_stopping or definition.early_stopping)
     check_networks(definition)
     paper = gflops_refusal(searched, {}, options.max_gflops)
-    warnings = [warning, inactive(base, facts.plan), f"trial 0 stays, as a reference, though {paper}" if paper else ""]
+    told = check_training(base.teacher.checkpoint, facts.parts, definition.command) if base.teacher.checkpoint else ""
+    warnings = [told, warning, inactive(base, facts.plan), f"trial 0 stays, as a reference, though {paper}" if paper else ""]
     objective = find_objective(base, options.objective)
     tags = {
         "dmkd.sweep": definition.name,
         "dmkd.objective": objective,
         "dmkd.data_fingerprint": facts.fingerprint,
-        "dmkd.protocol": _protocol(base, facts.parts),
+        "dmkd.protocol": protocol_of(base, facts.parts),
     }
-    final_tags = tags | {"dmkd.protocol": _protocol(base, facts.final)}
+    final_tags = tags | {"dmkd.protocol": protocol_of(base, facts.final)}
     known = [point for place, point in enumerate(points) if point != searched.base_values() and point not in points[:place]]
     return Prepared(definition, facts, searched, objective, sampler, grace, known, tags, final_tags, warnings)
 
 
-def _protocol(base: Config, parts: Parts) -> str:
-    return protocol_fingerprint(parts.fingerprint, base.data.protocol, average_precision=base.evaluation.average_precision)
+def protocol_of(base: Config, parts: Parts) -> str:
+    """The fingerprint of what a configuration is measured by on these parts."""
+    return protocol_fingerprint(
+        parts.fingerprint,
+        base.data.protocol,
+        average_precision=base.evaluation.average_precision,
+        quality=" ".join(filter(None, (parts.quality(base.data, base.method.gallery), base.evaluation.protocol))),
+    )

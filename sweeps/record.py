@@ -39,21 +39,23 @@ def open_record(folder: Path, definition: Definition, objective: str, options: O
     Raises `SweepError` where the folder holds another sweep (with the difference), an unfinished one without `--resume`, or one
     that was planned with fewer trials.
     """
-    path, settings = folder / "sweep.json", _settings(definition, objective)
+    return open_settings(folder, definition.name, _settings(definition, objective), definition.trials, options)
+
+
+def open_settings(folder: Path, name: str, settings: dict[str, str], trials: int, options: Options) -> Record:
+    """The same for a sweep that is known by `settings`. Raises `SweepError` as `open_record` does."""
+    path = folder / "sweep.json"
     if not path.exists():
-        record = Record(path, f"{definition.name}-{uuid.uuid4().hex[:6]}", settings, definition.trials + options.extend)
+        record = Record(path, f"{name}-{uuid.uuid4().hex[:6]}", settings, trials + options.extend)
         record.save()
         return record
     record = Record(**json.loads(path.read_text(encoding="utf-8")) | {"path": path})
-    _same(record, settings, definition.name)
-    going_on = options.resume or options.rerun_failed or options.extend
-    if not record.finished and not going_on:
-        raise SweepError(
-            f"sweep {definition.name!r} was begun and is not finished: --resume goes on with it, --name starts another"
-        )
+    _same(record, settings, name)
+    if not record.finished and not (options.resume or options.rerun_failed or options.extend):
+        raise SweepError(f"sweep {name!r} was begun and is not finished: --resume goes on with it, --name starts another")
     if options.trials and options.trials != record.trials:
         raise SweepError(
-            f"sweep {definition.name!r} has {record.trials} trials, --trials asks for {options.trials}: use --extend N for N more"
+            f"sweep {name!r} has {record.trials} trials, --trials asks for {options.trials}: use --extend N for N more"
         )
     if options.extend or options.rerun_failed:
         record.trials, record.finished = record.trials + options.extend, False

@@ -84,7 +84,14 @@ def _undistilled(definition: Definition, seeds: int, teacher: str) -> list[Row]:
 
 def _untrained(definition: Definition, seeds: int, teacher: str) -> list[Row]:
     """The backbone's own pooled features: nothing is drawn at random, so one seed says it all."""
-    return [Row("untrained", EVALUATE_ONLY | {"student.dim": 0, "student.checkpoint": ""}, 1, "untrained")]
+    return [
+        Row(
+            "untrained",
+            EVALUATE_ONLY | {"student.dim": 0, "student.projection": "linear", "student.checkpoint": ""},
+            1,
+            "untrained",
+        )
+    ]
 
 
 def _teacher(definition: Definition, seeds: int, teacher: str) -> list[Row]:
@@ -111,12 +118,19 @@ def _teacher_network(definition: Definition, checkpoint: str) -> tuple[Network, 
 def final_jobs(definition: Definition, rows: list[Row]) -> list[Job]:
     """Every row with every seed."""
     first = definition.base.seed
-    return [job(definition.base, row, first + offset) for row in rows for offset in range(row.seeds)]
+    told = definition.row_tags
+    return [job(definition.base, row, first + offset, told.get(row.label, {})) for row in rows for offset in range(row.seeds)]
 
 
-def job(base: Config, row: Row, seed: int) -> Job:
+def job(base: Config, row: Row, seed: int, more: Mapping[str, str]) -> Job:
     """One seed of a final row. Its key names the configuration, so that the same row is never run twice."""
     name = row_id(base, row.values)
     tags = {"dmkd.row": row.id or name, "dmkd.config_hash": row.id or name, "dmkd.label": row.label, "dmkd.stage": "final"}
     tags |= {"dmkd.reference": row.reference} if row.reference else {}
-    return Job(f"final-{name}-seed{seed}", row.values | FINAL | {"seed": seed}, tags)
+    tags |= more
+    return Job(f"final-{name}-seed{seed}", row.values | final_values(base) | {"seed": seed}, tags)
+
+
+def final_values(base: Config) -> Values:
+    """`FINAL` for this base: landmark networks keep the validation pictures that their data set brings along."""
+    return {"evaluation.test": True} if base.evaluation.landmarks else FINAL

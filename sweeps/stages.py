@@ -4,108 +4,67 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import sys
 import time
 from typing import Any
 
 from optuna.trial import TrialState
 
-from dmkd.config import to_yaml
+from dmkd.config import Config, to_yaml
 from dmkd.errors import SweepError
 from dmkd.space import override
-from sweeps.cluster import Resources, connect, disconnect, find_resources, run_jobs, run_tuner
+from sweeps.cluster import run_tuner
+from sweeps.driver import About, Driver
 from sweeps.options import Options
 from sweeps.places import Places
-from sweeps.plan import Definition, gflops_refusal
+from sweeps.plan import gflops_refusal
 from sweeps.prepare import Prepared
 from sweeps.record import Record
 from sweeps.rows import Job, final_jobs, final_rows, row_id
 from sweeps.search import StudySearch, enqueue, enqueue_failed, failed_trials, open_study, retries
 from sweeps.space import Searched, Values
 from sweeps.stopping import Asha, time_is_up
+from sweeps.teachers import keep_teacher, model_alias
 from sweeps.trial import Shared
-from tracking.places import default_uri
-from tracking.runs import start_run, sync
-from tracking.show import show
 
 
-class Stages:
+class Stages(Driver):
     """One sweep being run. `failures` says, in words, what failed."""
 
     def __init__(self, prepared: Prepared, options: Options, places: Places, record: Record, commit: str) -> None:
-        self.prepared, self.options, self.places, self.record = prepared, options, places, record
-        self.definition: Definition = prepared.definition
-        self.started = time.monotonic()
-        self.failures: list[str] = []
-        self.commit = {"mlflow.source.git.commit": commit, "dmkd.commit": commit} if commit else {}
+        self.prepared, self.definition = prepared, prepared.definition
+        about = About(prepared.experiment, self.definition.name, self.definition.description, prepared.objective)
+        super().__init__(about, options, places, record, commit)
         self.study = open_study(places.folder, self.definition.name, prepared.sampler, self.definition.base.seed)
-        self.resources = Resources(1, 0.0, 1)
-        self.parent: str | None = None
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Tags of the parent run, and of the search's."""
+        return self.prepared.tags
+
+    @property
+    def workers(self) -> int:
+        """Loading processes of a trial."""
+        return self.definition.base.data.workers
 
     def run(self) -> bool:
         """Every stage that is not done; whether the sweep is finished (it is not after Ctrl-C)."""
         if self.record.finished:
             print("  already finished: nothing is repeated (--extend N adds trials)", file=sys.stderr)
             return True
-        prepared = self.prepared
-        run = start_run(
-            self.places.tracking_uri,
-            self.prepared.experiment,
-            self.definition.name,
-            key=f"{self.record.id}/sweep",
-            params=self._params(),
-            tags=prepared.tags
-            | self.commit
-            | {"dmkd.stage": "sweep", "mlflow.note.content": self.definition.description.strip()},
-        )
-        self.parent = run.id
-        finished = started = False
-        try:
-            run.log_text(to_yaml(self.definition.base), "config.yaml")
-            started = connect()
-            workers = self.definition.base.data.workers
-            self.resources = find_resources(self.options.gpus_per_trial, workers, self.options.max_concurrent)
-            finished = self._teacher() and self._search() and self._final()
-            run.log(self._costs(), step=0)
-        except BaseException as error:
-            run.finish("FAILED" if isinstance(error, Exception) else "KILLED", f"{type(error).__name__}: {error}")
-            raise
-        finally:
-            if not finished:
-                disconnect(started)
-            # A worker that was killed, in the middle of an epoch say, has not closed its run.
-            sync()
-        run.finish("FINISHED" if finished else "KILLED", "" if finished else "interrupted: --resume goes on")
-        if finished:
-            self.record.finished = True
-            self.record.save()
-        return finished
+        return super().run()
 
-    def report(self) -> None:
-        """The leaderboard, and what to type next."""
-        uri, experiment = self.places.tracking_uri, self.prepared.experiment
-        print(f"\n{show(uri, experiment, select_by=self.prepared.objective)}\n")
-        there = "" if uri == default_uri() else f" --tracking-uri {uri}"
-        active = os.environ.get("VIRTUAL_ENV") or sys.prefix == sys.base_prefix
-        lines = [] if active else [f"source {os.path.relpath(sys.prefix)}/bin/activate"]
-        lines += [f"dmkd leaderboard --experiment {experiment}{there}", f"dmkd pull 1 --to best-student{there}"]
-        lines += ["dmkd evaluate --checkpoint best-student        # the logged recall again"]
-        lines += [f'mlflow ui --backend-store-uri {uri}        # http://127.0.0.1:5000, "Model training"']
-        print("next:\n" + "\n".join(f"    {line}" for line in lines))
+    def stages(self) -> bool:
+        """Teacher, search, final stage."""
+        return self._teacher() and self._search() and self._final()
 
-    def _shared(self, **changes: Any) -> Shared:
-        shared = Shared(
-            base=self.definition.base,
-            folder=self.places.trials,
-            tracking_uri=self.places.tracking_uri,
-            experiment=self.prepared.experiment,
-            sweep=self.record.id,
-            parent=self.parent,
-            objective=self.prepared.objective,
-            tags=self.prepared.tags | self.commit,
-        )
-        return dataclasses.replace(shared, **changes)
+    def describe(self) -> str:
+        """The base."""
+        return to_yaml(self.definition.base)
+
+    def shared(self, base: Config | None = None, **changes: Any) -> Shared:
+        """What the trials of a stage have in common; they vary the base, which knows its teacher by then."""
+        return super().shared(base or self.definition.base, **changes)
 
     def _teacher(self) -> bool:
         """Train the teacher unless it is there or given; from here on the base learns from it."""
@@ -115,18 +74,26 @@ class Stages:
         name = row_id(config, {})
         tags = {"dmkd.stage": "teacher", "dmkd.reference": "teacher", "dmkd.label": "teacher"}
         job = Job(f"teacher-{name}", {}, tags)
-        shared = self._shared(base=config, objective="val/recall_at_1")
-        ended = self._jobs("teacher", [job], shared, rerun_failed=True).get(job.key)
+        shared = self.shared(base=config, objective="val/recall_at_1")
+        ended = self.jobs("teacher", [job], shared, rerun_failed=True).get(job.key)
         if ended is None:
             return False
         if ended["status"] == "failed":
             raise SweepError(f"the teacher failed: {ended['reason']}")
+        self._keep_teacher(job.key, name)
         base = override(self.definition.base, {"teacher.checkpoint": str(self.places.trials / job.key / "checkpoint")})
         self.definition = dataclasses.replace(self.definition, base=base)
         return True
 
-    def _jobs(self, stage: str, jobs: list[Job], shared: Shared, rerun_failed: bool) -> dict[str, Any]:
-        return run_jobs(stage, jobs, shared, self.resources, rerun_failed=rerun_failed)
+    def _keep_teacher(self, key: str, config_hash: str) -> None:
+        """Give the trained teacher its name in the registry, where it has one."""
+        if not self.definition.teacher_name:
+            return
+        alias = model_alias(config_hash, self.prepared.facts.parts.fingerprint)
+        name, experiment = self.definition.teacher_name, self.about.experiment
+        note = keep_teacher(name, alias, experiment, f"{self.record.id}/{key}", self.places.tracking_uri)
+        if note:
+            print(f"  note: {note}", file=sys.stderr)
 
     def _search(self) -> bool:
         """Run what is left of the search; whether all of it ended."""
@@ -151,7 +118,7 @@ class Stages:
             tuning = {"search_alg": search} | ({"scheduler": asha} if asha else {})
             run_tuner(
                 "search",
-                self._shared(tags=prepared.tags | self.commit | {"dmkd.stage": "search"}),
+                self.shared(tags=prepared.tags | self.commit | {"dmkd.stage": "search"}),
                 self.resources,
                 search.left,
                 **tuning,
@@ -186,17 +153,19 @@ class Stages:
         beyond = bool(gflops_refusal(Searched(base, self.prepared.searched.space), {}, self.options.max_gflops))
         rows = final_rows(self.definition, self._best(), base.teacher.checkpoint, beyond)
         jobs = final_jobs(self.definition, rows)
-        ended = self._jobs("final", jobs, self._shared(tags=self.prepared.final_tags | self.commit), self.options.rerun_failed)
+        ended = self.jobs("final", jobs, self.shared(tags=self.prepared.final_tags | self.commit), self.options.rerun_failed)
         self.failures += [
             f"{job.key}: {ended[job.key]['reason']}" for job in jobs if ended.get(job.key, {}).get("status") == "failed"
         ]
         return all(job.key in ended for job in jobs)
 
-    def _params(self) -> dict[str, object]:
+    def params(self) -> dict[str, object]:
+        """Params of the parent run."""
         names = {"trials": self.record.trials, "seeds": self.definition.seeds, "sampler": self.prepared.sampler}
         return names | {"objective": self.prepared.objective, "epochs": self.definition.base.optim.epochs}
 
-    def _costs(self) -> dict[str, float]:
+    def costs(self) -> dict[str, float]:
+        """Metrics of the parent run."""
         trials = self.study.get_trials(deepcopy=False)
         states = {f"sweep/trials_{state.name.lower()}": float(sum(t.state == state for t in trials)) for state in TrialState}
         return states | {"sweep/wall_seconds": time.monotonic() - self.started}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,6 +15,7 @@ from sweeps.plan import Definition, configured
 from sweeps.prepare import Prepared, prepare
 from sweeps.record import open_record
 from sweeps.space import Space, Values
+from sweeps.teachers import with_given
 
 
 class Interrupted(Exception):
@@ -43,8 +44,6 @@ def sweep(
     classes, where no teacher.checkpoint is given; `references` are the rows that the final stage adds. Exit status 2 and one line
     for a user's mistake, 130 after Ctrl-C, 1 where a run failed.
     """
-    from tracking.errors import TrackingError
-
     stated = Definition(
         name,
         base,
@@ -59,9 +58,21 @@ def sweep(
         sampler,
         early_stopping,
     )
-    try:
+
+    def asked() -> list[str]:
         options = parse(name, description, arguments)
-        failures = run_sweep(configured(stated, options), options)
+        options = with_given(options, find_places(options, options.name or name, make=False))
+        return run_sweep(configured(stated, options), options)
+
+    guarded(name, asked)
+
+
+def guarded(name: str, work: Callable[[], list[str]]) -> None:
+    """Do the work of a script. Exit status 2 and one line for a user's mistake, 130 after Ctrl-C, 1 where a run failed."""
+    from tracking.errors import TrackingError
+
+    try:
+        failures = work()
     except (Interrupted, KeyboardInterrupt):
         _stop(name, "interrupted; nothing is lost: the same command with --resume goes on", 130)
     except (DmkdError, TrackingError) as error:
@@ -72,12 +83,15 @@ def sweep(
 
 def run_sweep(definition: Definition, options: Options) -> list[str]:
     """Plan, check, and run every stage; what failed, in words. Raises `DmkdError` before Ray starts where it can be known."""
+    if options.dry_run:
+        from sweeps.dry_run import sweep_lines
+
+        print("\n".join(sweep_lines(definition, options)))
+        return []
     places = find_places(options, definition.name)
     prepared = prepare(definition, options)
     for line in prepared.summary(places):
         print(line, file=sys.stderr)
-    if options.dry_run:
-        return []
     with lock(places.folder):
         record = open_record(places.folder, definition, prepared.objective, options)
         from sweeps.stages import Stages

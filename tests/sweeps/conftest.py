@@ -19,14 +19,23 @@ from dmkd.losses import MultiSimilarity
 from dmkd.models import Network
 from dmkd.optim import Optim
 from sweeps.cluster import QUIET, ROOT
-from tests.pictures import make_folder
+from tests.landmarks import make_landmark_test, make_sfm120k
+from tests.pictures import make_cars196, make_cub200, make_folder, make_sop
 
 BATCHES = Batches(size=8, images_per_class=2, replacement=False)
 TINY = Network(backbone="timm/mobilenetv3_small_050", weights="none", dim=16, resolution=32, frozen_batchnorm=False)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs wait for the tracker in a folder of these tests' own, not among those of other programs. Workers inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DMKD_STATE", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
+def ray_cluster(own_state: None) -> Iterator[None]:
     """Two CPUs, no dashboard; joined by every sweep of the tests, as a user's running cluster would be."""
     os.environ.pop("RAY_ADDRESS", None)
     os.environ |= QUIET | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
@@ -64,3 +73,16 @@ def base(teacher: Config) -> Config:
     from dmkd.space import override
 
     return override(teacher, {"method": Yu(relative=0.3, batches=BATCHES), "optim.epochs": 3})
+
+
+@pytest.fixture(scope="session")
+def miniatures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with a folder a data set, as $DMKD_DATA would have it."""
+    root = tmp_path_factory.mktemp("miniatures")
+    make_cub200(root / "cub200", classes=12, per_class=4, size=56)
+    make_cars196(root / "cars196", classes=12, per_class=4, size=56)
+    make_sop(root / "sop", classes=12, per_class=4, size=56)
+    make_sfm120k(root / "sfm120k")
+    for name in ("roxford5k", "rparis6k", "oxford5k", "paris6k"):
+        make_landmark_test(root / name, name)
+    return root

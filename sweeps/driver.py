@@ -1,0 +1,135 @@
+"""What every kind of sweep has in common: a parent run, a cluster, jobs on it, and the board at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from dmkd.config import Config
+from sweeps.cluster import Resources, connect, disconnect, find_resources, run_jobs
+from sweeps.options import Options
+from sweeps.places import Places
+from sweeps.record import Record
+from sweeps.rows import Job
+from sweeps.trial import Shared
+from tracking.places import default_uri
+from tracking.runs import start_run, sync
+from tracking.show import show
+
+
+@dataclass(frozen=True)
+class About:
+    """What a sweep is called, and what its board is asked for."""
+
+    experiment: str
+    name: str
+    description: str
+    objective: str
+    """The validation metric that rows are chosen by."""
+    report: str | None = None
+    """The test metric of the board; None: the objective's name on test."""
+
+
+class Driver(ABC):
+    """One sweep being run. `failures` says, in words, what failed."""
+
+    def __init__(self, about: About, options: Options, places: Places, record: Record, commit: str) -> None:
+        self.about, self.options, self.places, self.record = about, options, places, record
+        self.started = time.monotonic()
+        self.failures: list[str] = []
+        self.commit = {"mlflow.source.git.commit": commit, "dmkd.commit": commit} if commit else {}
+        self.resources = Resources(1, 0.0, 1)
+        self.parent: str | None = None
+
+    @property
+    @abstractmethod
+    def tags(self) -> dict[str, str]:
+        """Tags of the parent run, and of every run that has none of its own."""
+
+    @property
+    @abstractmethod
+    def workers(self) -> int:
+        """Loading processes of a trial."""
+
+    @abstractmethod
+    def stages(self) -> bool:
+        """Everything that is not done; whether all of it ended."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What the sweep was asked for, as YAML."""
+
+    @abstractmethod
+    def params(self) -> dict[str, object]:
+        """Params of the parent run."""
+
+    @abstractmethod
+    def costs(self) -> dict[str, float]:
+        """Metrics of the parent run."""
+
+    def run(self) -> bool:
+        """Every stage that is not done; whether the sweep is finished (it is not after Ctrl-C)."""
+        run = start_run(
+            self.places.tracking_uri,
+            self.about.experiment,
+            self.about.name,
+            key=f"{self.record.id}/sweep",
+            params=self.params(),
+            tags=self.tags | self.commit | {"dmkd.stage": "sweep", "mlflow.note.content": self.about.description.strip()},
+        )
+        self.parent = run.id
+        finished = started = False
+        try:
+            run.log_text(self.describe(), "config.yaml")
+            started = connect()
+            self.resources = find_resources(self.options.gpus_per_trial, self.workers, self.options.max_concurrent)
+            finished = self.stages()
+            run.log(self.costs(), step=0)
+        except BaseException as error:
+            run.finish("FAILED" if isinstance(error, Exception) else "KILLED", f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            if not finished:
+                disconnect(started)
+            # A worker that was killed, in the middle of an epoch say, has not closed its run.
+            sync()
+        run.finish("FINISHED" if finished else "KILLED", "" if finished else "interrupted: --resume goes on")
+        if finished:
+            self.record.finished = True
+            self.record.save()
+        return finished
+
+    def report(self) -> None:
+        """The leaderboard, and what to type next."""
+        uri, experiment = self.places.tracking_uri, self.about.experiment
+        print(f"\n{show(uri, experiment, select_by=self.about.objective, report=self.about.report)}\n")
+        there = "" if uri == default_uri() else f" --tracking-uri {uri}"
+        active = os.environ.get("VIRTUAL_ENV") or sys.prefix == sys.base_prefix
+        lines = [] if active else [f"source {os.path.relpath(sys.prefix)}/bin/activate"]
+        lines += [f"dmkd leaderboard --experiment {experiment}{there}", f"dmkd pull 1 --to best-student{there}"]
+        lines += ["dmkd evaluate --checkpoint best-student        # the logged recall again"]
+        lines += [f'mlflow ui --backend-store-uri {uri}        # http://127.0.0.1:5000, "Model training"']
+        print("next:\n" + "\n".join(f"    {line}" for line in lines))
+
+    def shared(self, base: Config | None = None, **changes: Any) -> Shared:
+        """What the trials of a stage have in common."""
+        shared = Shared(
+            base=base or Config(),
+            folder=self.places.trials,
+            tracking_uri=self.places.tracking_uri,
+            experiment=self.about.experiment,
+            sweep=self.record.id,
+            parent=self.parent,
+            objective=self.about.objective,
+            tags=self.tags | self.commit,
+        )
+        return dataclasses.replace(shared, **changes)
+
+    def jobs(self, stage: str, jobs: list[Job], shared: Shared, rerun_failed: bool) -> dict[str, Any]:
+        """Run what is not yet done of a list; how each ended, by key."""
+        return run_jobs(stage, jobs, shared, self.resources, rerun_failed=rerun_failed)

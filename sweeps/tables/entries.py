@@ -1,0 +1,195 @@
+"""From the lines of a table to trainings: one for each distinct configuration, with the networks that it needs first."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+
+from dmkd.config import Config, config_hash, parse_assignments
+from dmkd.evaluation import METRICS
+from dmkd.space import flatten, override
+from sweeps.options import Options
+from sweeps.papers import Recipe, recipe
+from sweeps.papers.row import Values
+from sweeps.rows import EVALUATE_ONLY, settled
+from sweeps.tables.table import Line, Table, chosen
+from tracking.published import load_published
+
+PRINTED = re.compile(r"(?P<part>train|test)(_asymmetric)?(_q(?P<query>\d+)_g(?P<gallery>\d+))?/(?P<metric>[a-z0-9_]+)")
+"""A printed number's place among what a run logs; landmark tests, with one name more, are asked for by the recipe."""
+
+SECTIONS = ("data", "student", "teacher", "loss", "method", "optim", "evaluation")
+"""Parts of a configuration; a job of a table gives each as a whole."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A training of a table."""
+
+    config: Config
+    """As it is trained, but for the checkpoints of the networks that it needs."""
+    label: str
+    keys: tuple[str, ...] = ()
+    """Printed rows that this very network is: one training gives a row of several tables, or of several test sets."""
+    teacher: Entry | None = None
+    start: Entry | None = None
+    """The network that the student starts from, where that is not its teacher."""
+    source: str = ""
+    """The key that the configuration comes from, also where it was changed."""
+    reference: str = ""
+    """untrained: the row is there to be compared with, and is measured once."""
+
+    @cached_property
+    def id(self) -> str:
+        """12 hexadecimal digits of the configuration and of the networks that it needs, wherever they lie."""
+        places = {f"{part}.checkpoint": f"entry:{needed.id}" for part, needed in self.needs.items()}
+        return config_hash(settled(override(self.config, places)))
+
+    @property
+    def needs(self) -> dict[str, Entry]:
+        """The networks that have to be there first: {"teacher": ..., "student": ...}."""
+        return {part: needed for part, needed in (("teacher", self.teacher), ("student", self.start)) if needed is not None}
+
+    def values(self, places: Mapping[str, str]) -> dict[str, Any]:
+        """What a job overrides in the default configuration; `places`: checkpoint folders of the needed entries, by id."""
+        found = {f"{part}.checkpoint": places[needed.id] for part, needed in self.needs.items() if needed.id in places}
+        config = override(self.config, found)
+        return {section: getattr(config, section) for section in SECTIONS}
+
+    @property
+    def objective(self) -> str:
+        """The metric that chooses among epochs where classes are held out."""
+        return f"{'val_asymmetric' if self.config.method.gallery == 'teacher' else 'val'}/recall_at_1"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a table comes to on one data set."""
+
+    entries: list[Entry]
+    quoted: dict[str, str]
+    """Key -> why it is not trained."""
+
+    @property
+    def untrained(self) -> list[Entry]:
+        """The students' backbones as they come, one of each: what a row has to be better than."""
+        students = [entry for entry in self.entries if entry.config.evaluation.test and not entry.config.student.checkpoint]
+        bare = EVALUATE_ONLY | {"student.dim": 0, "student.projection": "linear"}
+        made = [_untrained(entry, override(entry.config, bare)) for entry in students]
+        return list({entry.id: entry for entry in made}.values())
+
+    @property
+    def needed(self) -> list[Entry]:
+        """The networks that entries need, each once, in order."""
+        return list({needed.id: needed for entry in self.entries for needed in entry.needs.values()}.values())
+
+
+def _untrained(entry: Entry, config: Config) -> Entry:
+    label = f"untrained {config.student.backbone} at {config.student.resolution}"
+    return Entry(config, label, source=entry.source, reference="untrained")
+
+
+def entries(table: Table, dataset: str, options: Options) -> Rows:
+    """The trainings of a table, equal configurations once.
+
+    Of `options` count --rows, --trials (the first N of them), --set, --epochs and --data-root.
+    Raises `SweepError` for rows that are not there and `ConfigError` for a key of --set that no row has.
+    """
+    lines, maker = chosen(table.rows(dataset), options.rows), Maker(options, table)
+    quoted = {line.key: recipe(line.key).reason for line in lines if recipe(line.key).config is None}
+    made = [maker.entry(line) for line in lines if line.key not in quoted]
+    maker.check()
+    return Rows(merged(made)[: options.trials], quoted)
+
+
+class Maker:
+    """Makes entries under one command line. A key of --set applies to every row that has it, teachers included."""
+
+    def __init__(self, options: Options, table: Table, validation: bool = False) -> None:
+        self.table, self.validation = table, table.validation or validation
+        self.changes: Values = parse_assignments(list(options.set))
+        self.changes |= {"optim.epochs": options.epochs} if options.epochs is not None else {}
+        self.changes |= {"data.root": absolute(options.data_root)} if options.data_root else {}
+        self.unused, self.last = set(self.changes), Config()
+
+    def entry(self, line: Line) -> Entry:
+        """The training of a line whose recipe has a configuration."""
+        row, teacher = recipe(line.key), line.teacher
+        base = self._measured(stated(row, self.validation))
+        config = override(base, line.changes)
+        needed = teacher or (Line(row.teacher) if row.teacher and config.method.teacher == "pretrained" else None)
+        start = Line(row.start) if row.start and not config.student.checkpoint else None
+        keys = (line.key,) if config == base and not self.validation and teacher is None else ()
+        given = self._set(config)
+        return Entry(
+            given,
+            line.name,
+            keys,
+            self.entry(needed) if needed and not given.teacher.checkpoint else None,
+            self.entry(start) if start and not given.student.checkpoint else None,
+            line.key,
+        )
+
+    def _measured(self, config: Config) -> Config:
+        """With the table's own metrics."""
+        evaluation = config.evaluation
+        metrics = tuple(dict.fromkeys((*evaluation.metrics, *self.table.metrics)))
+        return override(
+            config, {"evaluation.metrics": metrics, "evaluation.train": evaluation.train or self.table.training_classes}
+        )
+
+    def check(self) -> None:
+        """Raise `ConfigError` for a key of --set that no row has."""
+        override(self.last, {key: self.changes[key] for key in self.unused})
+
+    def _set(self, config: Config) -> Config:
+        flat, self.last = flatten(config), config
+        own = {key for key in self.changes if key in flat or any(name.startswith(f"{key}.") for name in flat)}
+        own -= {"teacher.checkpoint"} if config.method.teacher != "pretrained" else set()
+        self.unused -= own
+        return override(config, {key: self.changes[key] for key in own})
+
+
+def stated(row: Recipe, validation: bool) -> Config:
+    """The configuration that the paper trained, tested as its table tests; `validation`: with classes held out instead."""
+    if validation and row.config is not None:
+        return row.config
+    return override(row.final, printed_tests(row.key, row.final))
+
+
+def printed_tests(key: str, config: Config) -> Values:
+    """What has to be measured for the printed numbers of a key beside what always is: metrics, resolutions, training classes."""
+    asked = [PRINTED.fullmatch(str(score)) for score in load_published().filter(pl.col("key") == key)["score"].drop_nulls()]
+    found = [match.groupdict() for match in asked if match is not None]
+    metrics = [row["metric"] for row in found if row["metric"] in METRICS and not METRICS[row["metric"]].always]
+    sides = {side: [int(row[side]) for row in found if row[side]] for side in ("query", "gallery")}
+    evaluation = config.evaluation
+    return {
+        "evaluation.metrics": tuple(dict.fromkeys((*evaluation.metrics, *metrics))),
+        "evaluation.query_resolutions": tuple(dict.fromkeys((*evaluation.query_resolutions, *sides["query"]))),
+        "evaluation.gallery_resolutions": tuple(dict.fromkeys((*evaluation.gallery_resolutions, *sides["gallery"]))),
+        "evaluation.train": evaluation.train or any(row["part"] == "train" for row in found),
+    }
+
+
+def merged(made: Sequence[Entry]) -> list[Entry]:
+    """One of each configuration, with the keys of all."""
+    unique: dict[str, Entry] = {}
+    for entry in made:
+        first = unique.setdefault(entry.id, entry)
+        keys = tuple(dict.fromkeys((*first.keys, *entry.keys)))
+        unique[entry.id] = dataclasses.replace(first, keys=keys)
+    return list(unique.values())
+
+
+def absolute(root: str) -> str:
+    """A data folder that means the same in every process."""
+    from os.path import abspath
+
+    return abspath(root)
