@@ -1,0 +1,196 @@
+"""From the records of the study to docs/results.md: `python -m benchmarks.study.report`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from benchmarks.study.__main__ import HERE, RESULTS, SEEDS, TRIALS, Records, read
+from benchmarks.study.arms import ARMS, BASE, EPOCHS, FROZEN, ITERATIONS, LARGE, SMALL, STUDENT, TEACHER
+from benchmarks.study.claims import ASYMMETRIC, CLAIMS, Claim, Side
+from benchmarks.study.work import SPACED
+from tracking.statistics import t_interval
+
+PAGE = HERE.parent.parent / "docs" / "results.md"
+TEMPLATE = HERE / "results_template.md"
+READING = HERE / "reading.md"
+"""Written by hand, of the shipped records alone."""
+SETTING = {
+    "seeds": SEEDS,
+    "trials": TRIALS,
+    "student": STUDENT,
+    "teacher": TEACHER,
+    "small": SMALL,
+    "large": LARGE,
+    "frozen": ", ".join(FROZEN),
+    "size": BASE.method.batches.size,
+    "per_class": BASE.method.batches.images_per_class,
+    "epochs": EPOCHS,
+    "iterations": ITERATIONS,
+}
+Floats = NDArray[np.float64]
+REFERENCES = {
+    "untrained": f"untrained: {STUDENT} at {SMALL} px, pooled features",
+    "teacher_row": f"teacher: {TEACHER} at {LARGE} px",
+    "teacher_small": f"the teacher's network used at {SMALL} px (asymmetric: gallery at {LARGE} px)",
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference with its 95 % interval, in points of recall at 1."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """holds: the interval lies above 0; fails: below; undecided: 0 is in it."""
+        return "holds" if self.low > 0 else "fails" if self.high < 0 else "undecided"
+
+
+def paired_difference(counts: Floats, better: Floats, worse: Floats) -> Difference:
+    """Interval of the difference in recall of two arms over training seeds and over classes, in points.
+
+    `counts` [C] queries of each class; `better`, `worse` [S, C] hits of each seed and class, seeds paired. The standard error
+    joins the spread of the seeds' differences (over S) with that of a ratio estimator over classes of their mean; the degrees
+    of freedom are Satterthwaite's.
+    """
+    delta, queries = better - worse, counts.sum()
+    seeds, classes = delta.shape
+    per_seed = delta.sum(axis=1) / queries
+    mean = per_seed.mean()
+    left = delta.mean(axis=0) - mean * counts
+    by_class = np.square(left).sum() * classes / (classes - 1) / queries**2
+    by_seed = per_seed.var(ddof=1) / seeds if seeds > 1 else 0.0
+    total = by_seed + by_class
+    freedom = total**2 / (by_seed**2 / max(seeds - 1, 1) + by_class**2 / (classes - 1)) if total else 1.0
+    reach = float(stdtrit(freedom, 0.975)) * math.sqrt(total)
+    return Difference(100 * mean, 100 * (mean - reach), 100 * (mean + reach))
+
+
+def hits(records: Records, side: Side) -> tuple[Floats, Floats] | None:
+    """Queries of each class [C], hits [S, C] of a side's final runs; a reference row has one; None while runs are missing."""
+    stage = "reference" if side.arm in REFERENCES else "final"
+    found = [record for record in records.values() if record["arm"] == side.arm and record["stage"] == stage and "hits" in record]
+    found.sort(key=lambda record: record["seed"])
+    if len(found) < (1 if stage == "reference" else SEEDS):
+        return None
+    counts, _ = found[0]["hits"][side.role]
+    return np.array(counts, dtype=float), np.array([record["hits"][side.role][1] for record in found], dtype=float)
+
+
+def judge(records: Records, claim: Claim) -> Difference | None:
+    """The difference of a claim; None while runs are missing."""
+    better, worse = hits(records, claim.better), hits(records, claim.worse)
+    if better is None or worse is None:
+        return None
+    return paired_difference(better[0], better[1], np.broadcast_to(worse[1], better[1].shape))
+
+
+def page(records: Records, reading: str = "") -> str:
+    """The page of some records; `reading` is what a person says of them, in Markdown."""
+    judged = [found for found in (judge(records, claim) for claim in CLAIMS) if found]
+    counts = [f"{sum(found.verdict == word for found in judged)} {word}" for word in ("holds", "fails", "undecided")]
+    missing = len(CLAIMS) - len(judged)
+    return TEMPLATE.read_text(encoding="utf-8").format(
+        claims=len(CLAIMS),
+        counted=", ".join(counts + [f"{missing} not measured yet"] * (missing > 0)),
+        claim_rows="\n".join(_claim_row(claim, judge(records, claim)) for claim in CLAIMS),
+        baseline=_baseline(records),
+        arm_rows="\n".join([*_reference_rows(records), *(_arm_row(records, arm) for arm in ARMS)]),
+        space_rows="\n".join(_space_row(records, arm) for arm in SPACED),
+        reading=f"{reading.strip()}\n\n" if reading else "",
+        runs=len(records),
+        hours=sum(record["seconds"] for record in records.values()) / 3600,
+        commits=", ".join(sorted({record["commit"] for record in records.values()})),
+        versions=", ".join(
+            sorted({f"{name} {value}" for record in records.values() for name, value in record["versions"].items()})
+        ),
+        **SETTING,
+    )
+
+
+def _claim_row(claim: Claim, found: Difference | None) -> str:
+    cells = "not measured yet |"
+    if found:
+        cells = f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f}) | **{found.verdict}**"
+    return f"| {claim.paper} | {claim.text} (`{claim.better.arm}` - `{claim.worse.arm}`) | {cells} |"
+
+
+def _baseline(records: Records) -> str:
+    none, untrained = hits(records, Side("none")), hits(records, Side("untrained"))
+    curves = [record["curve"] for record in records.values() if record["stage"] == "curve" and "curve" in record]
+    if none is None or untrained is None or len(curves) < SEEDS:
+        return "The baseline's own check is not measured yet."
+    gain = paired_difference(none[0], none[1], np.broadcast_to(untrained[1], none[1].shape))
+    ends = [{int(epoch): score for epoch, score in curve} for curve in curves]
+    last = 100 * np.mean([curve[EPOCHS] - curve[round(0.8 * EPOCHS)] for curve in ends])
+    return (
+        f"The baseline (`none`) is {gain.mean:.1f} ({gain.low:.1f} to {gain.high:.1f}) points above the untrained network "
+        "(wanted: 5 or more); over the last fifth of its epochs its validation R@1 moved by "
+        f"{last:+.2f} points, mean of {len(curves)} seeds (wanted: under 0.3)."
+    )
+
+
+def _reference_rows(records: Records) -> list[str]:
+    rows = []
+    for name, text in REFERENCES.items():
+        record = records.get(f"{name}/reference/0/0")
+        if record:
+            rows.append(f"| {text} | {_score([record], 'test')} | {_score([record], ASYMMETRIC)} | {_gflops(record)} | | |")
+    return rows
+
+
+def _arm_row(records: Records, arm: str) -> str:
+    finals = [
+        record for record in records.values() if record["arm"] == arm and record["stage"] == "final" and "metrics" in record
+    ]
+    if len(finals) < SEEDS:
+        return f"| `{arm}` | not measured yet | | | | `make study ARMS={arm}` |"
+    values = ", ".join(f"{key.removeprefix('method.')} {value:.3g}" for key, value in finals[0]["values"].items())
+    scores = f"{_score(finals, 'test')} | {_score(finals, ASYMMETRIC)} | {_gflops(finals[0])}"
+    return f"| `{arm}` | {scores} | {values} | `make study ARMS={arm}` |"
+
+
+def _score(runs: list[Mapping[str, Any]], role: str) -> str:
+    values = [100 * run["metrics"][f"{role}/recall_at_1"] for run in runs if f"{role}/recall_at_1" in run["metrics"]]
+    if not values:
+        return ""
+    low, high = t_interval(values)
+    return f"{np.mean(values):.1f}" + (f" ± {(high - low) / 2:.1f}" if len(values) > 1 else "")
+
+
+def _gflops(record: Mapping[str, Any]) -> str:
+    value = record["metrics"].get("model/gflops")
+    return "" if value is None else f"{value:.3f}"
+
+
+def _space_row(records: Records, arm: str) -> str:
+    spaces = [record["space"] for record in records.values() if record["arm"] == arm and "space" in record]
+    if len(spaces) < SEEDS:
+        return f"| `{arm}` | not measured yet | |"
+    ends = [t_interval([space[key] for space in spaces]) for key in ("density", "spectral_decay")]
+    return f"| `{arm}` | " + " | ".join(f"{(low + high) / 2:.4f} ± {(high - low) / 2:.4f}" for low, high in ends) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.study.report", description=__doc__)
+    parser.add_argument("--results", default=str(RESULTS), help="records (default: the shipped ones)")
+    parser.add_argument("--out", default=str(PAGE), help="the page (default: docs/results.md)")
+    options = parser.parse_args()
+    reading = READING.read_text(encoding="utf-8") if Path(options.results).resolve() == RESULTS else ""
+    Path(options.out).write_text(page(read(Path(options.results)), reading), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
