@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash
 
-.PHONY: help install quickstart test slow lint bench ui lock clean
+.PHONY: help install quickstart test slow lint bench study ui lock clean
 
 help:
 	@echo "make quickstart   install, run a small real sweep on real pictures, print the leaderboard"
 	@echo "make test         install, then lint, types and tests (make slow: the long ones)"
 	@echo "make bench        benchmarks, each a ratio against a named peer"
+	@echo "make study        do the papers' claims hold? (DATA=manifest.csv, default signs; ARMS='none msdf'; hours; resumes)"
 	@echo "make ui           MLflow's UI on loopback, on the runs of this folder"
 
 # Packages for users; the stamp changes with the requirements, so that a second call costs nothing.
@@ -39,6 +40,12 @@ slow: install
 
 bench: install
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+# Resumes where it stopped; its page stands beside its records. docs/results.md was made from the records in benchmarks/study.
+study: install
+	$(BIN)/python -m benchmarks.study --data "$(or $(DATA),signs)" $(if $(ARMS),--arms $(ARMS))
+	$(BIN)/python -m benchmarks.study.report --results .study/results.jsonl --out .study/results.md
+	@echo "The page: .study/results.md"
 
 ui: install
 	@echo "MLflow UI: http://127.0.0.1:5000 (Ctrl-C ends it). Choose \"Model training\", then an experiment."
