@@ -32,8 +32,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Two processes, a file's tests in one of them, and all that use Ray in one: there is one cluster for the session.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 slow: install
 	$(BIN)/python -m pytest -m slow

@@ -8,6 +8,16 @@ import pytest
 # Tiny tensors: a second thread only waits, and where the cores are busy it waits for long. Before torch is imported; started
 # processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# As the command line does before MLflow is imported: MLflow reads it once.
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several test processes (`-n 2 --dist loadgroup`): one Ray cluster for the session, and a file's fixtures made once."""
+    for item in items:
+        on_ray = "ray_cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.nodeid.split("::", maxsplit=1)[0]))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -79,6 +79,8 @@ DELAY = {"feature_delay": round(0.13 * EPOCHS * ITERATIONS)}
 """1000 of 150 epochs x 52 iterations, as the paper has it on CUB."""
 MSD = (512, 1024, 1536, 2048)
 NOISE = {"data.label_noise": 0.2}
+PROXY = {"loss": {"name": "library", "loss": "ProxyAnchorLoss", "lr": 0.03}}
+"""Proxies learn at 100 times the network's rate, as in Proxy Anchor."""
 HALF = {"data.labelled": 0.5}
 COARSE = {"data.degradation": "low_resolution", "data.degraded_size": 12}
 
@@ -103,6 +105,10 @@ ARMS: dict[str, Arm] = {
     "aml_multi_similarity": Arm(_tuples("multi_similarity"), {"method.base": Range(0.2, 0.8)}, teacher=True),
     "raml": Arm(_raml() | {"student.backbone": TEACHER, "student.checkpoint": "teacher"}, TERMS, teacher=True),
     "raml_other_network": Arm(_raml() | {"student.resolution": 48}, TERMS, teacher=True),
+    "raml_48": Arm(
+        _raml() | {"student.backbone": TEACHER, "student.checkpoint": "teacher", "student.resolution": 48}, TERMS, teacher=True
+    ),
+    "raml_network_64": Arm(_raml() | {"student.resolution": LARGE}, TERMS, teacher=True),
     "none_labels50": Arm({**HALF, "data.use": "labelled"}),
     "yu_relative_labels50": Arm({**RELATIVE_METHOD, **HALF, "data.use": "labelled"}, RELATIVE, teacher=True),
     "yu_relative_semi": Arm({**RELATIVE_METHOD, **HALF}, RELATIVE, teacher=True),
@@ -111,6 +117,8 @@ ARMS: dict[str, Arm] = {
     "none_noise20": Arm(NOISE),
     "psd_noise20": Arm({**PSD, **NOISE}, OBD),
     "obd_sd_noise20": Arm({**OBD_SD, **NOISE}, OBD | OMEGA),
+    "none_proxy": Arm(PROXY),
+    "psd_proxy": Arm({**PSD, **PROXY}, OBD),
     "none_d512": Arm({"student.dim": 512}),
     "msdf_d64": Arm({**MSDF, "student.dim": 64}, MSDF_SPACE),
     "msdf_d32": Arm({**MSDF, "student.dim": 32}, MSDF_SPACE),
