@@ -80,7 +80,7 @@ class Rows:
     def untrained(self) -> list[Entry]:
         """The students' backbones as they come, one of each: what a row has to be better than."""
         students = [entry for entry in self.entries if entry.config.evaluation.test and not entry.config.student.checkpoint]
-        bare = EVALUATE_ONLY | {"student.dim": 0, "student.projection": "linear"}
+        bare = EVALUATE_ONLY | {"student.dim": 0, "student.projection": "linear", "loss": Config().loss}
         made = [_untrained(entry, override(entry.config, bare)) for entry in students]
         return list({entry.id: entry for entry in made}.values())
 
