@@ -1,37 +1,145 @@
-"""Recall@1 and mAP@R of 5,924 x 512 embeddings in 100 classes (the size of CUB's test half), against a calculator."""
+"""Evaluation against pytorch-metric-learning's calculator and against sorting, at the sizes of CUB's and SOP's test halves.
+
+python benchmarks/bench_evaluation.py             # all of it: about 15 minutes of a quiet 2-core machine
+python benchmarks/bench_evaluation.py cub growth
+"""
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
-from ratio import heading, ratio
+from ratio import device, heading, peak_memory, ratio, record, timed
+from torch import Tensor
 
-from dmkd.evaluation import mean_average_precision_at_r, recall_at_k
+from dmkd.evaluation import Evaluation, evaluate, mean_average_precision
+
+AT_R = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
 
 
-def main() -> None:
-    heading()
+@dataclass(frozen=True)
+class Case:
+    """Unit vectors x [N, D] around their classes' centres, with labels [N]."""
+
+    x: Tensor
+    labels: Tensor
+
+    def ours(self) -> dict[str, float]:
+        """Every metric of an evaluation but NMI: R@K, mAP over all ranks, mAP@R, R-precision."""
+        ids = torch.arange(len(self.x))
+        both = (self.x, self.x, self.labels, self.labels)
+        return evaluate(*both, evaluation=Evaluation(nmi=False), query_ids=ids, gallery_ids=ids)[0]
+
+    def product(self, queries: int = 1 << 62) -> None:
+        """Similarities (of the first queries) to all, in blocks, and nothing of them: what no exact evaluation can do without."""
+        x = self.x.cpu().numpy()
+        buffer = np.empty((max(16, (1 << 23) // len(x) // 16 * 16), len(x)), np.float32)
+        for start in range(0, min(queries, len(x)), len(buffer)):
+            rows = x[start : start + len(buffer)]
+            np.matmul(rows, x.T, out=buffer[: len(rows)])
+
+
+def case(images: int, dim: int, classes: int, spread: float) -> Case:
     generator = np.random.default_rng(0)
-    labels = torch.from_numpy(generator.integers(0, 100, 5924))
-    centres = generator.normal(size=(100, 512))
-    x = torch.from_numpy(centres[labels] + 6 * generator.normal(size=(5924, 512))).float()
-    x = torch.nn.functional.normalize(x, dim=1)
-    ids = torch.arange(len(x))
-    calculator = AccuracyCalculator(include=("precision_at_1", "mean_average_precision_at_r"), k="max_bin_count")
+    labels = np.sort(np.concatenate([np.arange(classes), generator.integers(0, classes, images - classes)]))
+    centres = generator.standard_normal((classes, dim), dtype=np.float32)
+    x = centres[labels] + spread * generator.standard_normal((images, dim), dtype=np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    return Case(torch.from_numpy(x).to(device()), torch.from_numpy(labels))
 
-    def ours() -> tuple[float, float]:
-        searched = (x, x, labels, labels)
-        recall = recall_at_k(*searched, query_ids=ids, gallery_ids=ids)[1]
-        return recall, float(mean_average_precision_at_r(*searched, query_ids=ids, gallery_ids=ids))
 
-    def peer() -> tuple[float, float]:
-        found = calculator.get_accuracy(x, labels)
-        return found["precision_at_1"], found["mean_average_precision_at_r"]
+def sop() -> None:
+    given = case(60_502, 128, 11_316, 1.3)
+    calculator = AccuracyCalculator(include=AT_R, k="max_bin_count")
+    names = ("recall_at_1", "r_precision", "mean_average_precision_at_r")
+    found: dict[str, dict[str, float]] = {}
+    theirs: list[float] = []
 
-    np.testing.assert_allclose(ours(), peer(), atol=2e-4)
-    ratio("R@1 and mAP@R, 5,924 x 512", ours, peer, peer_name="pytorch-metric-learning")
+    def ours() -> None:
+        found["ours"] = given.ours()
+
+    def peer() -> None:
+        found["peer"] = calculator.get_accuracy(given.x, given.labels.to(given.x.device))
+
+    memory = {"ours_mb": peak_memory(ours), "peer_mb": peak_memory(lambda: theirs.append(timed(peer)[1]))}
+    for own, other in zip(names, AT_R, strict=True):
+        np.testing.assert_allclose(found["ours"][own], found["peer"][other], atol=2e-4)
+    print(f"more memory: ours {memory['ours_mb']:.0f} MB (goal 400), calculator {memory['peer_mb']:.0f} MB")
+    mine, product = zip(*[(timed(given.ours)[1], timed(given.product)[1]) for _ in range(5)], strict=True)
+    name = "evaluation, 60,502 x 128 in 11,316 classes"
+    note = f"ours measures mAP over all ranks too; more memory: ours {memory['ours_mb']:.0f} MB, peer {memory['peer_mb']:.0f} MB"
+    shared = {"clock": "cpu", "limit": float(np.median(product)), "limit_name": "the product alone", "note": note, **memory}
+    record(f"{name}: R@K, R-precision, mAP@R", mine, theirs, peer_name="pytorch-metric-learning", goal=0.40, **shared)
+    record(f"{name}: against the product", mine, product, peer_name="chunked matrix product", goal=2.0, **shared)
+
+
+def argsort_map(given: Case) -> float:
+    """mAP by sorting every row of the whole matrix, as it is usually written."""
+    similarity = given.x @ given.x.T
+    similarity.fill_diagonal_(-torch.inf)
+    order = similarity.argsort(dim=1, descending=True)[:, :-1]
+    hit = (given.labels.to(order.device)[order] == given.labels.to(order.device)[:, None]).float()
+    precision = hit.cumsum(1) / torch.arange(1, hit.shape[1] + 1, device=hit.device)
+    return float(((precision * hit).sum(1) / hit.sum(1)).mean())
+
+
+def cub() -> None:
+    given = case(5_924, 512, 100, 6.0)
+    calculator = AccuracyCalculator(include=("mean_average_precision",), k=len(given.x) - 1)
+    ids = torch.arange(len(given.x))
+
+    def ours() -> float:
+        both = (given.x, given.x, given.labels, given.labels)
+        return float(mean_average_precision(*both, query_ids=ids, gallery_ids=ids))
+
+    def peer() -> float:
+        found = calculator.get_accuracy(given.x, given.labels.to(given.x.device))
+        return float(found["mean_average_precision"])
+
+    np.testing.assert_allclose([peer(), argsort_map(given)], ours(), atol=2e-4)
+    memory = {"ours_mb": peak_memory(ours), "peer_mb": peak_memory(peer)}
+    limits = {"limit": given.product, "limit_name": "the product alone"}
+    name, note = "mAP over all ranks, 5,924 x 512 in 100 classes", f"more memory: ours {memory['ours_mb']:.0f} MB"
+    ratio(f"{name}: calculator", ours, peer, peer_name="pytorch-metric-learning", goal=0.15, note=note, **limits)
+    ratio(f"{name}: argsort", ours, lambda: argsort_map(given), peer_name="torch argsort", goal=0.45, note=note, **limits)
+
+
+def deep() -> None:
+    """mAP over all ranks where the calculator would need the sorted 60,502 x 60,502 matrix: positives far down, no short cut."""
+    given = case(60_502, 128, 11_316, 4.0)
+    memory = peak_memory(given.ours)
+    name = "mAP over all ranks, 60,502 x 128, positives far down: against the product"
+    note = f"more memory {memory:.0f} MB (goal 500); the calculator cannot run at this size"
+    mine, product = ([timed(run)[1] for _ in range(3)] for run in (given.ours, given.product))
+    record(name, mine, product, peer_name="chunked matrix product", clock="cpu", note=note, ours_mb=memory)
+
+
+def growth() -> None:
+    """How cost grows with N."""
+    for images, repeats in ((5_000, 5), (20_000, 5), (60_000, 2)):
+        grown(images, repeats)
+
+
+def huge() -> None:
+    """And once at N = 200,000: minutes."""
+    grown(200_000, 1)
+
+
+def grown(images: int, repeats: int) -> None:
+    given = case(images, 128, images // 5, 1.3)
+    mine, product = ([timed(run)[1] for _ in range(repeats)] for run in (given.ours, lambda: given.product(20_000)))
+    whole = [seconds * max(1, images / 20_000) for seconds in product]
+    record(f"evaluation, N = {images:,} x 128 in {images // 5:,} classes", mine, whole, peer_name="matrix product", clock="cpu")
+
+
+PARTS: dict[str, Callable[[], None]] = {"sop": sop, "cub": cub, "deep": deep, "growth": growth, "huge": huge}
 
 
 if __name__ == "__main__":
-    main()
+    heading()
+    for part in sys.argv[1:] or PARTS:
+        PARTS[part]()

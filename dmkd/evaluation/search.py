@@ -21,10 +21,13 @@ from torch import Tensor
 
 from dmkd.errors import DataError, ShapeError
 from dmkd.evaluation.arrays import Array, Integers, keys, vectors
-from dmkd.evaluation.ranks import Ranks, collect, ranks_in_row
+from dmkd.evaluation.blocks import Block, DeviceBlock, HostBlock
+from dmkd.evaluation.ranks import Ranks
 
 BLOCK_MB = 32.0
 """Memory of one block of similarities; no result depends on it."""
+DEVICE_BLOCK_MB = 256.0
+"""The same on an accelerator, where a product of few rows leaves most of the device idle."""
 TILE = 16
 """Rows of both sides of a product come in multiples of this."""
 
@@ -38,8 +41,12 @@ class _Matches:
         self.left = np.searchsorted(ordered, query_keys, "left")
         self.right = np.searchsorted(ordered, query_keys, "right")
 
-    def __getitem__(self, query: int) -> Integers:
-        return self.order[self.left[query] : self.right[query]]
+    def pairs(self, start: int, stop: int) -> tuple[Integers, Integers]:
+        """(row, gallery position) of every match of the queries start .. stop - 1, row 0 being the first of them."""
+        left = self.left[start:stop]
+        count = self.right[start:stop] - left
+        first = np.cumsum(count) - count
+        return np.repeat(np.arange(len(left)), count), self.order[np.arange(count.sum()) + np.repeat(left - first, count)]
 
 
 class Junk(TypedDict, total=False):
@@ -91,19 +98,21 @@ def _same_space(queries: Array, gallery: Array) -> tuple[NDArray[Any], NDArray[A
     return q.astype(dtype, copy=False), g.astype(dtype, copy=False)
 
 
-def _blocks(q: NDArray[Any], g: NDArray[Any], device: torch.device) -> Iterator[tuple[int, NDArray[Any]]]:
+def _blocks(q: NDArray[Any], g: NDArray[Any], device: torch.device) -> Iterator[tuple[int, Block]]:
     """Similarities of some queries to the whole gallery, with the position of the first; the next block reuses the memory.
 
     Both sides are padded to whole tiles: BLAS rounds a matrix's last odd rows and columns otherwise than the rest, which would
     make equal vectors unequal and the block size visible.
     """
     whole = _padded(g)
-    rows = TILE * max(1, int(BLOCK_MB * 2**20 / (len(whole) * whole.itemsize * TILE)))
+    on_host = device.type == "cpu"
+    memory = (BLOCK_MB if on_host else DEVICE_BLOCK_MB) * 2**20
+    rows = TILE * max(1, int(memory / (len(whole) * whole.itemsize * TILE)))
     rows = min(rows, -(-len(q) // TILE) * TILE)
-    multiply = _cpu_product(whole, rows) if device.type == "cpu" else _device_product(whole, device)
+    multiply = _host_product(whole, rows) if on_host else _device_product(whole, device)
     for start in range(0, len(q), rows):
         part = q[start : start + rows]
-        yield start, multiply(_padded(part))[: len(part), : len(g)]
+        yield start, multiply(_padded(part), len(part), len(g))
 
 
 def _padded(x: NDArray[Any]) -> NDArray[Any]:
@@ -111,38 +120,44 @@ def _padded(x: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([x, np.zeros((missing, x.shape[1]), x.dtype)]) if missing else x
 
 
-def _cpu_product(g: NDArray[Any], rows: int) -> Callable[[NDArray[Any]], NDArray[Any]]:
+def _host_product(g: NDArray[Any], rows: int) -> Callable[[NDArray[Any], int, int], Block]:
     buffer = np.empty((rows, len(g)), g.dtype)
-    return lambda part: np.matmul(part, g.T, out=buffer[: len(part)])
+    return lambda part, height, width: HostBlock(np.matmul(part, g.T, out=buffer[: len(part)])[:height, :width])
 
 
-def _device_product(g: NDArray[Any], device: torch.device) -> Callable[[NDArray[Any]], NDArray[Any]]:
+def _device_product(g: NDArray[Any], device: torch.device) -> Callable[[NDArray[Any], int, int], Block]:
     there = torch.from_numpy(g).to(device)
 
-    def multiply(part: NDArray[Any]) -> NDArray[Any]:
+    def multiply(part: NDArray[Any], height: int, width: int) -> Block:
         # Training may have allowed TF32 or autocast; ranks are those of full float32 products.
         allowed = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
         try:
             with torch.autocast(device.type, enabled=False):
-                block: NDArray[Any] = (torch.from_numpy(part).to(device) @ there.T).cpu().numpy()
+                return DeviceBlock((torch.from_numpy(part).to(device) @ there.T)[:height, :width])
         finally:
             torch.set_float32_matmul_precision(allowed)
-        return block
 
     return multiply
 
 
-def _rank_block(block: NDArray[Any], start: int, mates: _Matches, junk: Sequence[_Matches], first: bool) -> Ranks:
-    found = []
-    for query, row in enumerate(block, start):
-        for group in junk:
-            row[group[query]] = -np.inf
-        positives = mates[query]
-        positives = positives[row[positives] > -np.inf]
-        if first and len(positives):
-            best = row[positives].argmax()
-            positives = positives[best : best + 1]
-        if len(positives):
-            found.append((query, ranks_in_row(row, positives)))
-    return collect(found)
+def _rank_block(block: Block, start: int, mates: _Matches, junk: Sequence[_Matches], first: bool) -> Ranks:
+    stop = start + len(block)
+    for group in junk:
+        block.strike(*group.pairs(start, stop))
+    rows, columns = mates.pairs(start, stop)
+    scores = block.scores(rows, columns)
+    kept = scores > -np.inf
+    if first:
+        kept &= _best(rows, scores)
+    rows, columns = rows[kept], columns[kept]
+    query, count = np.unique(rows, return_counts=True)
+    return Ranks(query + start, count, block.ranks(rows, columns))
+
+
+def _best(rows: Integers, scores: NDArray[Any]) -> NDArray[np.bool_]:
+    """[m] which score is its row's best, the first of equal ones; `rows` ascends."""
+    best = np.zeros(len(rows), dtype=np.bool_)
+    order = np.lexsort((-scores, rows))
+    best[order[np.flatnonzero(np.diff(rows, prepend=-1))]] = True
+    return best

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from dmkd.evaluation import ranks, search
+from dmkd.evaluation import blocks, ranks, search
 
 
 def data(n=301, d=33, classes=20):
@@ -44,7 +44,8 @@ def test_equal_vectors_have_equal_similarities_wherever_they_stand():
         g = rng.standard_normal((half, d)).astype(np.float32)
         g = np.concatenate([g, g, g[:1]])
         q = rng.standard_normal((queries, d)).astype(np.float32)
-        for _, block in search._blocks(np.concatenate([q, q]), g, torch.device("cpu")):
+        for _, found in search._blocks(np.concatenate([q, q]), g, torch.device("cpu")):
+            block = found.values
             np.testing.assert_array_equal(block[:, :half], block[:, half:-1])
             np.testing.assert_array_equal(block[:, 0], block[:, -1])
             np.testing.assert_array_equal(block[:queries], block[queries:])
@@ -95,8 +96,62 @@ def test_positions_of_a_key_ascend():
     rng = np.random.default_rng(3)
     query_keys, gallery_keys = rng.integers(0, 7, 30), rng.integers(0, 6, 3000)
     matches = search._Matches(query_keys, gallery_keys)
-    for query, key in enumerate(query_keys):
-        np.testing.assert_array_equal(matches[query], np.flatnonzero(gallery_keys == key))
+    for start, stop in ((0, 30), (7, 19), (5, 5)):
+        rows, columns = matches.pairs(start, stop)
+        wanted = [np.flatnonzero(gallery_keys == key) for key in query_keys[start:stop]]
+        np.testing.assert_array_equal(rows, np.repeat(np.arange(stop - start), [len(found) for found in wanted]))
+        np.testing.assert_array_equal(columns, np.concatenate([*wanted, np.zeros(0, dtype=np.int64)]))
+
+
+def random_block(rng, height, width, share):
+    """Similarities with many ties, junk struck out, and positives; and the ranks by a naive loop."""
+    values = rng.integers(-3, 4, (height, width)).astype(np.float32)
+    junk = rng.random((height, width)) < 0.2
+    positive = (rng.random((height, width)) < share) & ~junk
+    wanted = [naive.ranks(*(x[row].tolist() for x in (values, positive, junk))) for row in range(height)]
+    return values, np.nonzero(junk), np.nonzero(positive), np.array([rank for row in wanted for rank in row])
+
+
+@pytest.mark.parametrize("share", [0.02, 0.4])
+@pytest.mark.parametrize("few", [0, 100])
+def test_a_block_ranks_alike_on_the_host_and_on_a_device(monkeypatch, few, share):
+    monkeypatch.setattr(blocks, "FEW", few)
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        values, junk, positive, wanted = random_block(rng, int(rng.integers(1, 12)), int(rng.integers(1, 60)), share)
+        for block in (blocks.HostBlock(values.copy()), blocks.DeviceBlock(torch.from_numpy(values.copy()))):
+            block.strike(*junk)
+            np.testing.assert_array_equal(block.scores(*positive), values[positive])
+            np.testing.assert_array_equal(block.ranks(*positive), wanted)
+
+
+def test_threads_share_the_rows_of_a_large_block():
+    rng = np.random.default_rng(6)
+    values, positive = rng.standard_normal((33, 1 << 15)).astype(np.float32), np.nonzero(rng.random((33, 1 << 15)) < 1e-3)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(blocks.HostBlock(values).ranks(*positive))
+    finally:
+        torch.set_num_threads(before)
+    order = (-values).argsort(axis=1, kind="stable").argsort(axis=1)
+    np.testing.assert_array_equal(
+        found[0], 1 + np.concatenate([np.sort(order[r][positive[1][positive[0] == r]]) for r in range(33)])
+    )
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("short", [1, 8, 10**9])
+def test_cutting_a_row_down_to_its_last_positive_changes_no_rank(monkeypatch, short):
+    monkeypatch.setattr(ranks, "SHORT", short)
+    rng = np.random.default_rng(7)
+    for _ in range(50):
+        values, junk, positive, wanted = random_block(rng, 1, int(rng.integers(1, 80)), 0.3)
+        values[junk] = -np.inf
+        if len(wanted):
+            assert ranks.ranks_in_row(values[0], positive[1]).tolist() == wanted.tolist()
 
 
 class Spy(TorchFunctionMode):
@@ -120,10 +175,10 @@ def test_other_devices_multiply_in_full_precision_whatever_training_allowed():
     try:
         multiply = search._device_product(x, torch.device("cpu"))
         with torch.autocast("cpu", dtype=torch.bfloat16), Spy() as spy:
-            block = multiply(x)
+            block = multiply(x, len(x) - 2, len(x) - 1)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
     assert spy.seen == ["highest"]
-    assert block.dtype == np.float32
-    np.testing.assert_allclose(block, wanted, atol=1e-4)
+    assert block.values.dtype == torch.float32
+    np.testing.assert_allclose(block.values.numpy(), wanted[:-2, :-1], atol=1e-4)

@@ -195,7 +195,7 @@ class Largest(TorchFunctionMode):
 def test_nor_does_another_device(monkeypatch):
     x, _ = case(2000)
     monkeypatch.setattr(search, "BLOCK_MB", 1.0)
-    monkeypatch.setattr(search, "_cpu_product", lambda g, rows: search._device_product(g, torch.device("cpu")))
+    monkeypatch.setattr(search, "_host_product", lambda g, rows: search._device_product(g, torch.device("cpu")))
     with Largest() as largest:
         blocks = [len(block) for _, block in search._blocks(x, x, torch.device("cpu"))]
     assert sum(blocks) == 2000
