@@ -9,7 +9,7 @@ import pickle
 import re
 import shutil
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class State:
     """Optimizer steps done."""
     payload: dict[str, Any] = field(default_factory=dict)
     """Nested dict, list, tuple of tensors, numbers, strings, None; keys are strings or whole numbers."""
+    damage: str = ""
+    """Of a loaded state: what was wrong with newer ones, which were passed over."""
 
 
 def save_state(state: State, folder: Path | str) -> Path:
@@ -76,7 +78,7 @@ def load_state(folder: Path | str) -> State:
             continue
         if damage:
             warnings.warn(f"{'; '.join(damage)}: going on from {candidate.name} (epoch {state.epoch})", stacklevel=2)
-        return state
+        return replace(state, damage="; ".join(damage))
     found = "; ".join(damage) or "no state there"
     raise CheckpointError(f"{folder}: nothing to resume from ({found}): start without resuming")
 

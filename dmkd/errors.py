@@ -40,6 +40,10 @@ class TrainingError(DmkdError, RuntimeError):
     """Training cannot go on (a loss term became NaN or infinite)."""
 
 
+class LoaderDied(TrainingError):
+    """A data-loading process ended without a word: killed, or out of memory. The same work may succeed another time."""
+
+
 class SweepError(DmkdError, RuntimeError):
     """A sweep was asked for something that cannot work."""
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dmkd import space
+from dmkd import pulse, space
 from dmkd.assembly import batches_per_epoch, make_objective, make_student
 from dmkd.checkpoint import State
 from dmkd.config import Config
@@ -168,6 +168,7 @@ class Training:
         optimizer_step(self.optimizer, self.precision, self.config.optim)
         self.schedule.step()
         self.iteration += 1
+        pulse.beat()
         bar.update()
 
     def _loss(self, batch: Batch, terms: Terms) -> Tensor:

@@ -16,6 +16,7 @@ import ray
 from ray import tune
 
 from dmkd.errors import SweepError
+from sweeps.guard import LOST, Guard, Reaper
 from sweeps.progress import Progress
 from sweeps.rows import Job
 from sweeps.trial import DONE, Shared, Trial, read_done
@@ -39,8 +40,9 @@ ROOT = Path(__file__).resolve().parent.parent
 MOST = 1_000_000
 """Trials where the searcher alone decides when to end."""
 
-MAX_FAILURES = 2
-"""How often a trial whose worker process died is started again, from its last saved epoch."""
+MAX_FAILURES = 50
+"""How often Tune starts a trial again whose worker ended. `sweeps.attempts` gives up much earlier where it gets no further; this
+bounds preemptions, and workers that never come up."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def run_tuner(stage: str, shared: Shared, resources: Resources, total: float, **
             name=f"{stage}-{time.strftime('%Y%m%d-%H%M%S')}",
             storage_path=str(folder),
             verbose=0,
-            callbacks=[progress],
+            callbacks=[progress, Guard(shared.folder), Reaper(shared)],
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
         ),
@@ -146,6 +148,6 @@ def run_jobs(stage: str, jobs: Sequence[Job], shared: Shared, resources: Resourc
     waiting = [job for job in jobs if read_done(shared.folder / job.key) is None]
     runs = [{"key": job.key, "values": job.values, "tags": dict(job.tags)} for job in waiting]
     died = run_tuner(stage, shared, resources, len(runs), runs=runs) if runs else set()
-    lost = {"status": "failed", "reason": f"its worker process died {MAX_FAILURES + 1} times", "metrics": {}}
+    lost = {"status": "failed", "reason": LOST, "metrics": {}}
     ended = {job.key: read_done(shared.folder / job.key) or (lost if job.key in died else None) for job in jobs}
     return {key: done for key, done in ended.items() if done is not None}

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import sys
 import time
+import uuid
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,12 @@ from sweeps.options import Options
 from sweeps.places import Places
 from sweeps.record import Record
 from sweeps.rows import Job
+from sweeps.signals import Terminated, terminable
 from sweeps.trial import Shared
+from sweeps.watch import silence
+from tracking.errors import TrackingError
 from tracking.places import default_uri
+from tracking.reaping import reap
 from tracking.runs import start_run, sync
 from tracking.show import show
 
@@ -45,6 +50,7 @@ class Driver(ABC):
         self.commit = {"mlflow.source.git.commit": commit, "dmkd.commit": commit} if commit else {}
         self.resources = Resources(1, 0.0, 1)
         self.parent: str | None = None
+        self.id = uuid.uuid4().hex[:12]
 
     @property
     @abstractmethod
@@ -74,6 +80,7 @@ class Driver(ABC):
 
     def run(self) -> bool:
         """Every stage that is not done; whether the sweep is finished (it is not after Ctrl-C)."""
+        self._reap()
         run = start_run(
             self.places.tracking_uri,
             self.about.experiment,
@@ -81,15 +88,20 @@ class Driver(ABC):
             key=f"{self.record.id}/sweep",
             params=self.params(),
             tags=self.tags | self.commit | {"dmkd.stage": "sweep", "mlflow.note.content": self.about.description.strip()},
+            spool=self.places.spool,
         )
         self.parent = run.id
         finished = started = False
         try:
             run.log_text(self.describe(), "config.yaml")
             started = connect()
-            self.resources = find_resources(self.options.gpus_per_trial, self.workers, self.options.max_concurrent)
-            finished = self.stages()
+            with terminable():
+                self.resources = find_resources(self.options.gpus_per_trial, self.workers, self.options.max_concurrent)
+                finished = self.stages()
             run.log(self.costs(), step=0)
+        except Terminated:  # seconds are left: what is on disk is resumable, and the next look closes what is still open
+            run.finish("KILLED", "terminated (SIGTERM): --resume goes on", patience=1.0)
+            raise
         except BaseException as error:
             run.finish("FAILED" if isinstance(error, Exception) else "KILLED", f"{type(error).__name__}: {error}")
             raise
@@ -97,12 +109,28 @@ class Driver(ABC):
             if not finished:
                 disconnect(started)
             # A worker that was killed, in the middle of an epoch say, has not closed its run.
-            sync()
+            sync(self.places.spool)
         run.finish("FINISHED" if finished else "KILLED", "" if finished else "interrupted: --resume goes on")
         if finished:
             self.record.finished = True
             self.record.save()
         return finished
+
+    def _reap(self) -> None:
+        """What an earlier driver left RUNNING is closed before its trials go on."""
+        try:
+            sync(self.places.spool)
+            reap(self.places.tracking_uri, self.about.experiment)
+        except TrackingError as error:
+            print(f"  note: {error}", file=sys.stderr)
+
+    def show_report(self) -> None:
+        """`report`, or where the results wait while the tracker is away."""
+        try:
+            self.report()
+        except TrackingError as error:
+            where = f"its runs wait in {self.places.spool}"
+            print(f"{self.about.name}: finished, but {error}; {where}: dmkd sync, then dmkd leaderboard", file=sys.stderr)
 
     def report(self) -> None:
         """The leaderboard, and what to type next."""
@@ -125,6 +153,10 @@ class Driver(ABC):
             experiment=self.about.experiment,
             sweep=self.record.id,
             parent=self.parent,
+            parent_key=f"{self.record.id}/sweep",
+            spool=self.places.spool,
+            driver=self.id,
+            silence=silence(),
             objective=self.about.objective,
             tags=self.tags | self.commit,
         )

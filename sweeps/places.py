@@ -31,6 +31,11 @@ class Places:
         """One folder per run, named by its stable key."""
         return self.folder / "trials"
 
+    @property
+    def spool(self) -> Path:
+        """Where the sweep's runs wait for the tracker: seen by every node, so that others deliver what a dead one left."""
+        return self.folder / "spool"
+
 
 def find_places(options: Options, name: str, make: bool = True) -> Places:
     """Absolute places, made and checked for writing (unless `make` is off). Raises `SweepError` where one cannot be written."""

@@ -14,6 +14,7 @@ from sweeps.places import find_commit, find_places, lock
 from sweeps.plan import Definition, configured
 from sweeps.prepare import Prepared, prepare
 from sweeps.record import open_record
+from sweeps.signals import Terminated
 from sweeps.space import Space, Values
 from sweeps.teachers import with_given
 
@@ -73,6 +74,8 @@ def guarded(name: str, work: Callable[[], list[str]]) -> None:
 
     try:
         failures = work()
+    except Terminated:
+        _stop(name, "terminated; nothing is lost: the same command with --resume goes on", 143)
     except (Interrupted, KeyboardInterrupt):
         _stop(name, "interrupted; nothing is lost: the same command with --resume goes on", 130)
     except (DmkdError, TrackingError) as error:
@@ -100,7 +103,7 @@ def run_sweep(definition: Definition, options: Options) -> list[str]:
         finished = stages.run()
         if not finished:
             raise Interrupted
-        stages.report()
+        stages.show_report()
     return stages.failures
 
 

@@ -33,7 +33,7 @@ ROOMS = [
 ]
 """From left to right: a room may import what stands left of it. `data` .. `optim` stand side by side."""
 SIDE_BY_SIDE = {"data", "models", "losses", "mining", "optim"}
-ANYWHERE = {"errors", "ranges", "reproducible", "terms"}
+ANYWHERE = {"errors", "pulse", "ranges", "reproducible", "terms"}
 """Leaves that any room may use: they import no room."""
 ALLOWED = {
     ("losses", "mining"),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from pathlib import Path
 
 from tracking.client import Unreachable
 from tracking.delivery import Sender
+from tracking.errors import Superseded
+from tracking.heartbeat import interval
 from tracking.spool import Spool
 
 _log = logging.getLogger("tracking")
@@ -21,6 +24,9 @@ class Courier(threading.Thread):
         self.sender, self.patience = sender, patience
         self._wake, self._closing = threading.Event(), threading.Event()
         self._empty = self._recovered = False
+        self._beaten = time.monotonic()
+        self.superseded = False
+        """Whether another process has taken the run over."""
 
     def poke(self) -> None:
         """Something was appended."""
@@ -31,6 +37,10 @@ class Courier(threading.Thread):
         spool = self.sender.spool
         try:
             self._empty = self._loop()
+        except Superseded as error:
+            _log.warning("%s", error)
+            self.superseded = self._empty = True
+            spool.drop_pending()  # the other one began from a saved state, and sends again what led to it
         except Exception:
             _log.exception("delivery stopped; the run waits in %s, `dmkd sync` sends it", spool.folder)
         spool.remove() if self._empty else spool.release()
@@ -46,7 +56,7 @@ class Courier(threading.Thread):
                 pause = 1.0
                 if closing:
                     return True
-                self._wake.wait()
+                self._wake.wait(interval())
             except Unreachable as error:
                 if closing:
                     _log.warning("%s; the run waits in %s, `dmkd sync` sends it", error, self.sender.spool.folder)
@@ -60,14 +70,17 @@ class Courier(threading.Thread):
         if not self._recovered:
             recover_all(self.sender.spool.folder.parent, self.sender.spool.header["key"])
             self._recovered = True
+        if time.monotonic() - self._beaten >= interval():
+            self._beaten = time.monotonic()
+            self.sender.beat()
         while self.sender.deliver():
             pass
 
-    def close(self) -> bool:
+    def close(self, patience: float | None = None) -> bool:
         """Wait until all is delivered, `patience` seconds at most; whether it is."""
         self._closing.set()
         self._wake.set()
-        self.join(self.patience)
+        self.join(self.patience if patience is None else patience)
         if self.is_alive():
             _log.warning("the tracking server is slow: the rest of the run waits in %s", self.sender.spool.folder)
         return self._empty

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from tracking.client import Unreachable, connect, creation_lock, find_or_make_experiment, translated
-from tracking.errors import TrackingError
-from tracking.spool import Spool
+from tracking.errors import Superseded, TrackingError
+from tracking.spool import Spool, now_ms
 
 RUN_KEY = "dmkd.run_key"
 WRITER = "dmkd.writer"
+SPOOL = "dmkd.spool"
+"""Where the run's writer spools: who sees that folder can tell whether the writer lives."""
+HEARTBEAT = "dmkd.heartbeat"
+"""The writer's last beat that reached the tracker, `<number> <milliseconds since 1970>`: for those who do not see the folder."""
 REASON = "dmkd.status_reason"
 MAX_VALUE = 6000
 """Longest param value that MLflow stores."""
@@ -27,13 +31,14 @@ _log = logging.getLogger("tracking")
 
 
 class Sender:
-    """Delivers one spool. Not thread-safe: one thread at a time."""
+    """Delivers one spool, one thread at a time. `allowed` says whether the run is still this process's to write."""
 
-    def __init__(self, spool: Spool) -> None:
+    def __init__(self, spool: Spool, allowed: Callable[[], bool] = lambda: True) -> None:
         self.spool, self.uri = spool, str(spool.header["uri"])
+        self.allowed = allowed
         self.run_id: str | None = None
         self.client: Any = None
-        self._continued = False
+        self._continued = self._ended = False
         self._known: dict[str, set[int]] = {}
 
     def open(self, *, live: bool) -> str:
@@ -48,8 +53,8 @@ class Sender:
             self._continued = not made
             self._send_params(run)
             tags = self.spool.header["tags"] if made or live else {}
-            own = {WRITER: self.spool.name} if made or live else {}
-            self._send_tags(run.info.run_id, tags | own)
+            own = {WRITER: self.spool.name, SPOOL: str(self.spool.folder)} if made or live else {}
+            self._send_tags(run.info.run_id, tags | own | (self._beat() if live else {}))
             if live and not made:
                 self.client.update_run(run.info.run_id, status="RUNNING")
         self.run_id = str(run.info.run_id)
@@ -60,13 +65,38 @@ class Sender:
         experiment = find_or_make_experiment(self.client, self.uri, header["experiment"])
         if found := earliest(self.client, experiment, header["key"]):
             return found, False
-        tags = {RUN_KEY: header["key"]} | ({"mlflow.parentRunId": header["parent_id"]} if header["parent_id"] else {})
+        parent = header["parent_id"] or self._parent(experiment, header.get("parent_key"))
+        tags = {RUN_KEY: header["key"]} | ({"mlflow.parentRunId": parent} if parent else {})
         made = self.client.create_run(experiment, start_time=header["start_time"], tags=tags, run_name=header["name"])
         first = earliest(self.client, experiment, header["key"]) or made
         if first.info.run_id == made.info.run_id:
             return made, True
         self.client.delete_run(made.info.run_id)
         return first, False
+
+    def _parent(self, experiment: str, key: str | None) -> str | None:
+        """The parent that was itself not yet known to the server when this run began."""
+        parent = earliest(self.client, experiment, key) if key else None
+        return str(parent.info.run_id) if parent else None
+
+    def _beat(self) -> dict[str, str]:
+        heart = self.spool.heart
+        return {HEARTBEAT: f"{heart.beat} {now_ms()}"} if heart else {}
+
+    def beat(self) -> None:
+        """Tell the server that this process lives; a run that was given up meanwhile is RUNNING again.
+
+        Raises `Superseded` where another process has taken the run over, `Unreachable` without a server.
+        """
+        if self._ended:
+            return
+        with translated(self.uri):
+            run = self.client.get_run(self.run_id)
+            if run.data.tags.get(WRITER, self.spool.name) != self.spool.name:
+                raise Superseded(f"run {self.run_id}: another process has taken it over; this one stops writing it")
+            self._send_tags(str(self.run_id), self._beat() | ({REASON: ""} if REASON in run.data.tags else {}))
+            if run.info.status != "RUNNING":
+                self.client.update_run(self.run_id, status="RUNNING")
 
     def _send_params(self, run: Any) -> None:
         """A run keeps the params it was made with; only what it lacks is added."""
@@ -87,9 +117,14 @@ class Sender:
             self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in chunk])
 
     def deliver(self) -> bool:
-        """Send what waits, one round; whether there was anything. Raises `Unreachable`; what the server refuses is set aside."""
+        """Send what waits, one round; whether there was anything. Raises `Unreachable`; what the server refuses is set aside.
+
+        Raises `Superseded`, and sends nothing, where the run is no longer this process's to write.
+        """
         waiting = self.spool.pending()
         for offset, events in _merged(waiting):
+            if not self.allowed():
+                raise Superseded(f"run {self.run_id}: another process has taken it over; this one stops writing it")
             try:
                 self._send(events)
             except Unreachable:
@@ -154,6 +189,7 @@ class Sender:
             self.client.log_artifact(self.run_id, str(path), folder or None)
 
     def _finish(self, status: str, reason: str, end_time: int) -> None:
+        self._ended = True
         tags = self.client.get_run(self.run_id).data.tags
         if tags.get(WRITER, self.spool.name) != self.spool.name:
             return  # another process has continued the run since: its end is not ours to write

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
+import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
@@ -65,10 +67,25 @@ def spool_folder() -> Path:
     return state_folder() / "spool"
 
 
+def note_spool(root: Path) -> None:
+    """Remember a spool folder that is not the default one, so that `sync` finds it."""
+    root, notes = root.absolute(), state_folder() / "spools"
+    if root == spool_folder().absolute() or root in known_spools():
+        return
+    notes.mkdir(parents=True, exist_ok=True)
+    write_text(notes / f"{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.txt", str(root))
+
+
+def known_spools() -> list[Path]:
+    """The default spool folder, and every other one that was noted here and is still there."""
+    noted = [Path(note.read_text(encoding="utf-8")) for note in sorted((state_folder() / "spools").glob("*.txt"))]
+    return [spool_folder().absolute(), *(root for root in noted if root.is_dir())]
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that a reader sees the old or the new text, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 

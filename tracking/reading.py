@@ -86,7 +86,7 @@ def _from_sqlite(path: Path, experiment: str | None) -> list[_Row]:
             f"no runs yet: {path} does not exist; run a sweep, or say where the runs are with MLFLOW_TRACKING_URI"
         )
     try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=30)) as connection:
             connection.execute("BEGIN")  # one snapshot for the five queries
             return _query(connection, experiment)
     except sqlite3.Error as error:

@@ -19,7 +19,7 @@ import logging
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -29,7 +29,7 @@ from tracking.client import Unreachable, connect, ensure_experiment, translated
 from tracking.courier import Courier, recover_all
 from tracking.delivery import MAX_VALUE, Sender, earliest
 from tracking.errors import TrackingError
-from tracking.places import absolute_uri, default_uri, spool_folder
+from tracking.places import absolute_uri, default_uri, known_spools, note_spool, spool_folder
 from tracking.reading import load_outcomes, load_runs
 from tracking.spool import Spool, now_ms
 
@@ -59,6 +59,7 @@ class Run:
         self._spool, self._sender = spool, sender
         self._courier = Courier(sender, patience)
         self._courier.start()
+        self._waited = False
         self.finished = False
         """Whether the end of the run was written."""
 
@@ -72,14 +73,23 @@ class Run:
         """The key by which the run is found again."""
         return str(self._spool.header["key"])
 
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Metrics of one step, NaN and infinities too. Raises `TrackingError` for a name that MLflow would refuse."""
+    @property
+    def superseded(self) -> bool:
+        """Whether another process has taken the run over: what this one adds is not sent."""
+        return self._courier.superseded
+
+    def log(self, metrics: Mapping[str, float], step: int, time_ms: int | None = None) -> None:
+        """Metrics of one step, NaN and infinities too. Raises `TrackingError` for a name that MLflow would refuse.
+
+        `time_ms` repeats a point with the stamp that it had: MLflow stores an equal point once.
+        """
         for name in metrics:
             if not _METRIC.fullmatch(name) or len(name) > 250 or {".", ".."} & set(name.split("/")):
                 raise TrackingError(
                     f"metric name {name!r}: wanted at most 250 letters, digits, '_-. :' and single slashes, as in val/recall_at_1"
                 )
-        self._append({"metrics": {name: float(value) for name, value in metrics.items()}, "step": int(step)})
+        event = {"metrics": {name: float(value) for name, value in metrics.items()}, "step": int(step)}
+        self._append(event if time_ms is None else event | {"time": time_ms})
 
     def log_artifact(self, path: Path | str, folder: str = "") -> None:
         """Store a file in `folder`; of a directory its content, in `folder` or its own name. Copied now, sent later."""
@@ -100,18 +110,22 @@ class Run:
         """Set tags; a later value replaces an earlier one."""
         self._append({"tags": {key: str(value) for key, value in tags.items()}})
 
-    def finish(self, status: str = "FINISHED", reason: str = "") -> bool:
+    def finish(self, status: str = "FINISHED", reason: str = "", patience: float | None = None) -> bool:
         """End the run and wait, within bounds, for the server to have it; whether it has (else `sync` sends the rest).
 
-        `status` is FINISHED, FAILED or KILLED; the first end counts, a second call does nothing.
+        `patience`: seconds to wait, where the run's own are too many. A second call waits no more.
         """
+        waited, self._waited = self._waited, True
+        self.end(status, reason)
+        return self._courier.close(0 if waited else patience)
+
+    def end(self, status: str = "FINISHED", reason: str = "") -> None:
+        """Write the end of the run to disk, without waiting for the server: FINISHED, FAILED or KILLED. The first end counts."""
         if status not in STATUSES:
             raise TrackingError(f"status {status!r}: wanted one of {', '.join(STATUSES)}")
-        if self.finished:
-            return not self._courier.is_alive()
-        self._append({"status": status, "reason": " ".join(reason.split())[:500]})
-        self.finished = True
-        return self._courier.close()
+        if not self.finished:
+            self._append({"status": status, "reason": " ".join(reason.split())[:500]})
+            self.finished = True
 
     def _append(self, event: dict[str, Any]) -> None:
         if self.finished:
@@ -128,13 +142,17 @@ def start_run(
     params: Mapping[str, object],
     tags: Mapping[str, object],
     parent_id: str | None = None,
+    parent_key: str | None = None,
     key: str | None = None,
     spool: Path | str | None = None,
     patience: float = 30.0,
+    allowed: Callable[[], bool] = lambda: True,
 ) -> Run:
     """Find the run with this `key` in the experiment and continue it, or make it (without a key: always a new one).
 
-    `parent_id` nests it. `spool` is the folder to wait in (default: in the user's state folder); `patience` is how many
+    `parent_id` nests it, or `parent_key` where the parent may itself not have reached the server yet. Once `allowed` says no,
+    nothing more is sent: the run is another's.
+    `spool` is the folder to wait in (default: in the user's state folder); `patience` is how many
     seconds `finish` waits. An absent server is no error: the run is then made when the server is back. Raises
     `TrackingError` for what the server refuses.
     """
@@ -144,8 +162,11 @@ def start_run(
     short, long = _fit(params)
     header: dict[str, Any] = {"uri": absolute_uri(uri), "experiment": experiment, "name": name, "key": key, "params": short}
     header |= {"tags": {tag: str(value) for tag, value in tags.items()}, "parent_id": parent_id, "start_time": now_ms()}
-    place = Spool.create(Path(spool) if spool else spool_folder(), header)
-    sender = Sender(place)
+    header |= {"parent_key": parent_key}
+    root = Path(spool) if spool else spool_folder()
+    note_spool(root)
+    place = Spool.create(root, header)
+    sender = Sender(place, allowed)
     try:
         sender.open(live=True)
     except Unreachable as error:
@@ -197,8 +218,12 @@ def sync(spool: Path | str | None = None) -> Synced:
     """Deliver what runs left on disk while the server was away; each point arrives once, with the time it was logged.
 
     A run whose process died without closing it becomes KILLED; runs that are still being written are left to their process.
+    Without `spool`: every spool folder that this user's programs have used on this machine, those of sweeps' storages too.
     """
-    delivered, waiting = recover_all(Path(spool) if spool else spool_folder())
+    delivered, waiting = 0, list[str]()
+    for root in [Path(spool)] if spool else known_spools():
+        done, left = recover_all(root)
+        delivered, waiting = delivered + done, waiting + left
     return Synced(delivered, tuple(waiting))
 
 

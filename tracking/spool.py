@@ -7,18 +7,24 @@ A spool is a folder, one per process that writes a run:
     files/         copies of the artifacts that still wait
     delivered      how many bytes of events.jsonl the server has
     rejected.jsonl events that the server will never take, with its reason
+    heartbeat.json who writes, and a number that grows while it lives (see `tracking.heartbeat`)
     lock           held while the writing (or a delivering) process lives
+
+Order is logical: a clock that is set back gives no event an earlier stamp than the one before it, and no spool an earlier name.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import time
 import uuid
 from pathlib import Path
 from typing import IO, Any
 
+from tracking.heartbeat import HEARTBEAT, Heart, Watcher
 from tracking.places import take_lock, write_text
 
 
@@ -34,25 +40,34 @@ class Spool:
         self.folder, self._lock = folder, lock
         self.header: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         self._events = folder / "events.jsonl"
+        self._stamp = int(self.header["start_time"])
+        self.heart: Heart | None = None
 
     @classmethod
     def create(cls, root: Path, header: dict[str, Any]) -> Spool:
         """A new spool under `root`."""
-        folder = root.absolute() / f"{now_ms()}-{uuid.uuid4().hex[:12]}"
+        root = root.absolute()
+        number = max([now_ms(), *(1 + _number(found) for found in root.glob("*-*"))])
+        folder = root / f"{number}-{uuid.uuid4().hex[:12]}"
         folder.mkdir(parents=True)
         lock = take_lock(folder / "lock")
         if lock is None:
             raise OSError(f"{folder}: cannot lock a new file")
         write_text(folder / "run.json", json.dumps(header))
-        return cls(folder, lock)
+        made = cls(folder, lock)
+        made.heart = Heart(folder / HEARTBEAT)
+        return made
 
     @classmethod
     def abandoned(cls, root: Path, key: str | None = None) -> list[Spool]:
         """The spools under `root` that no living process holds, oldest first (of one run if `key` is given); now held here."""
-        found = []
+        found, watcher = [], Watcher()
         for path in sorted(root.glob("*/run.json")) if root.is_dir() else []:
             lock = take_lock(path.parent / "lock")
-            if lock is None or not path.exists():
+            # A network file system may keep a lock to one machine: what another one writes has to be silent too.
+            if lock is None or not path.exists() or watcher.alive_elsewhere(path.parent / HEARTBEAT):
+                if lock is not None:
+                    lock.close()
                 continue
             spool = cls(path.parent, lock)
             if key is None or spool.header["key"] == key:
@@ -67,9 +82,17 @@ class Spool:
         return self.folder.name
 
     def append(self, event: dict[str, Any]) -> None:
-        """Write one event to disk, stamped with the time now."""
-        with self._events.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": now_ms()} | event) + "\n")
+        """Write one event to disk, stamped with the time now. Raises `OSError` where the disk refuses: then nothing is added."""
+        self._stamp = max(self._stamp, now_ms())
+        line = (json.dumps({"time": self._stamp} | event) + "\n").encode()
+        with self._events.open("ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._events))
+            except OSError:
+                file.truncate(end)  # half a line would swallow the next one
+                raise
 
     def keep(self, path: Path, name: str) -> str:
         """Copy a file or a folder into the spool, as it is now; the path of the copy, relative to the spool."""
@@ -93,6 +116,11 @@ class Spool:
                 found.append((offset, json.loads(line)))
         return found
 
+    def drop_pending(self) -> None:
+        """Another process has taken the run over, and sends all of it again: what still waits here is not to be sent."""
+        if self._events.exists():
+            write_text(self.folder / "delivered", str(self._events.stat().st_size))
+
     def _delivered(self) -> int:
         path = self.folder / "delivered"
         return int(path.read_text()) if path.exists() else 0
@@ -115,12 +143,23 @@ class Spool:
 
     def release(self) -> None:
         """Give the folder back, as it is."""
+        if self.heart is not None:
+            self.heart.stop()
+            (self.folder / HEARTBEAT).unlink(missing_ok=True)
         self._lock.close()
 
     def remove(self) -> None:
         """Everything is delivered: delete the folder, or keep what was rejected for a person to read, no longer as a spool."""
+        if self.heart is not None:
+            self.heart.stop()
         if self.rejected:
             (self.folder / "run.json").unlink(missing_ok=True)
         else:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.release()
+
+
+def _number(folder: Path) -> int:
+    """The leading number of a spool's name; 0 for what is no spool."""
+    number = folder.name.partition("-")[0]
+    return int(number) if number.isdigit() else 0

@@ -36,9 +36,14 @@ def add(command: Add) -> None:
 
 
 def leaderboard(options: argparse.Namespace) -> None:
-    """Print the ranking."""
+    """Print the ranking. What dead processes left RUNNING is closed first."""
+    from sweeps.reaping import reap_all
+    from tracking.places import absolute_uri, default_uri
     from tracking.show import show
 
+    uri = absolute_uri(options.tracking_uri) if options.tracking_uri else default_uri()
+    for line in reap_all(uri, options.experiment):
+        print(f"note: {line}", file=sys.stderr)
     asked = {"select_by": options.select, "report": options.report, "group_by": options.group_by, "form": options.format}
     print(show(options.tracking_uri, options.experiment, **asked))
 
@@ -72,10 +77,15 @@ def rollback(options: argparse.Namespace) -> None:
 
 
 def sync(options: argparse.Namespace) -> None:
-    """Deliver the spool."""
+    """Deliver the spool; trials of dead drivers wait for `--resume`."""
+    from sweeps.reaping import settle_study
+    from tracking.places import known_spools
     from tracking.runs import sync as deliver
 
     done = deliver(options.spool or None)
+    for root in known_spools():
+        if (root.parent / "study.journal").is_file():
+            settle_study(root.parent)
     print(f"{done.delivered} runs delivered to the tracking server")
     if done.waiting:
         print("\n".join(done.waiting), file=sys.stderr)

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from dmkd.errors import DataError
+from dmkd import pulse
+from dmkd.errors import DataError, LoaderDied
 
 
 class _Numbered(torch.utils.data.Dataset[Any]):
@@ -27,19 +28,38 @@ class _Numbered(torch.utils.data.Dataset[Any]):
 
 
 def load(task: Callable[[int], Any], length: int, workers: int) -> Iterator[Any]:
-    """`task(0)` .. `task(length - 1)`, in order, made by `workers` processes (0: here). Raises what the task raises.
+    """`task(0)` .. `task(length - 1)`, in order, made by `workers` processes (0: here). Raises what the task raises, and
+    `LoaderDied` within seconds where one of the processes was killed.
 
     Torch's global generator is left alone: a loader of its own accord takes a number from it, and so changes what miners draw.
     """
     if workers == 0:
-        yield from map(task, range(length))
+        for number in range(length):
+            pulse.beat()
+            yield task(number)
         return
     loader = torch.utils.data.DataLoader(
         _Numbered(task, length), batch_size=None, num_workers=workers, collate_fn=_as_is, generator=torch.Generator()
     )
-    for made in loader:
+    for made in _watched(loader):
         if isinstance(made, DataError):
             raise made
+        pulse.beat()
+        yield made
+
+
+def _watched(loader: Any) -> Iterator[Any]:
+    """What the loader makes; its own words for a dead process turned into ours. Nothing of the reader's is caught."""
+    batches = iter(loader)
+    while True:
+        try:
+            made = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise LoaderDied(f"a data-loading process died ({' '.join(str(error).split())[:200]})") from error
         yield made
 
 

@@ -83,5 +83,5 @@ def run_rows(table: Table, dataset: str, options: Options) -> list[str]:
             from sweeps.sweep import Interrupted
 
             raise Interrupted
-        driver.report()
+        driver.show_report()
     return driver.failures

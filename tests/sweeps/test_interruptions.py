@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,12 @@ class Driver:
 
     def run(self, *options: str) -> None:
         assert self.start(*options).wait(600) == 0, (self.folder / "log").read_text()
+
+    def look(self) -> str:
+        """`dmkd leaderboard`, and what it says on standard error."""
+        environment = os.environ | {"DMKD_STATE": str(self.folder / "state")}
+        command = [sys.executable, "-m", "dmkd", "leaderboard", "--tracking-uri", f"sqlite:///{self.folder}/mlflow.db"]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False).stderr
 
     @property
     def out(self) -> Path:
@@ -158,6 +165,11 @@ def test_a_killed_driver_is_resumed_with_nothing_lost_or_repeated(
     end(process)
     states = [trial.state for trial in open_study(driver.out, "killed").trials]
     assert TrialState.RUNNING in states
+    # Whoever looks next closes what the dead left: in the tracker, and in the study, where it waits for --resume.
+    assert "waits for --resume" in driver.look()
+    assert set(load_runs(f"sqlite:///{driver.folder}/mlflow.db")["status"]) <= {"KILLED", "FINISHED"}
+    left = [trial.state for trial in open_study(driver.out, "killed").trials]
+    assert left == [TrialState.WAITING if state == TrialState.RUNNING else state for state in states]
     again = driver.start()
     assert again.wait(120) == 2
     assert "--resume goes on with it" in (driver.folder / "log").read_text()
@@ -179,5 +191,32 @@ def test_control_c_once_stops_gently_and_resumes(tmp_path: Path, pictures: Path,
     assert "--resume goes on" in (driver.folder / "log").read_text()
     runs = load_runs(f"sqlite:///{driver.folder}/mlflow.db")
     assert "RUNNING" not in set(runs["status"])
+    driver.run("--resume")
+    assert driver.results() == undisturbed
+
+
+def test_sigterm_to_the_driver_leaves_a_resumable_state_at_once(
+    tmp_path: Path, pictures: Path, undisturbed: dict[str, list[Any]]
+) -> None:
+    """As `ray job stop` does it: SIGTERM, and three seconds later the end."""
+    driver = Driver(tmp_path / "sweep", pictures)
+    process = driver.start()
+    wait_for(lambda: driver.epoch("trial-0000") >= 2)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    try:
+        status = process.wait(3)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        status = process.wait()
+    for child in family:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    psutil.wait_procs(family, timeout=20)
+    if status == 143:
+        assert "terminated; nothing is lost" in (driver.folder / "log").read_text()
+    driver.look()
+    assert "RUNNING" not in set(load_runs(f"sqlite:///{driver.folder}/mlflow.db")["status"])
+    assert TrialState.RUNNING not in [trial.state for trial in open_study(driver.out, "killed").trials]
     driver.run("--resume")
     assert driver.results() == undisturbed

@@ -1,0 +1,96 @@
+"""Watching over trials from the driver: a worker that says nothing is ended, and one that never comes back leaves no open run."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from sweeps.folder import read_done, read_progress, write_done
+from sweeps.shared import Shared
+from tracking.heartbeat import HEARTBEAT, interval, lost_after, read_beat
+
+LOST = "its worker process ended without a word, again and again (killed, or out of memory): see the trial's run and Ray's logs"
+_log = logging.getLogger("tracking")
+
+
+class Guard(tune.Callback):
+    """In the driver: ends workers whose heartbeat stops (frozen, or alone on a dead node), told by this process's own clock."""
+
+    def __init__(self, folder: Path, end: Callable[[Any], None] | None = None) -> None:
+        self.folder, self._end = folder, end or _kill
+        self._seen: dict[str, tuple[int, float, int]] = {}
+        """Trial id -> the last beat, when it was seen, and how many were since the worker began."""
+        self._looked = time.monotonic()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Another worker: what an earlier one left says nothing about it."""
+        self._seen.pop(trial.trial_id, None)
+
+    on_trial_recover = on_trial_start
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Look at every running trial now and then."""
+        if time.monotonic() - self._looked < interval() / 3:
+            return
+        self._looked = time.monotonic()
+        for trial in trials:
+            if trial.status == "RUNNING" and self.silent(trial):
+                self._seen.pop(trial.trial_id)
+                self._end(trial)
+
+    def silent(self, trial: Any) -> bool:
+        """Whether a worker that has beaten before does so no more."""
+        key = str(trial.config.get("run", trial.config)["key"])
+        beat = int((read_beat(self.folder / key / HEARTBEAT) or {}).get("beat", 0))
+        last, since, beats = self._seen.get(trial.trial_id, (beat, self._looked, 0))
+        if beat != last:
+            since, beats = self._looked, beats + 1
+        self._seen[trial.trial_id] = (beat, since, beats)
+        return beats > 0 and self._looked - since > lost_after()
+
+
+def _kill(trial: Any) -> None:
+    actor = trial.temporary_state.ray_actor
+    print(
+        f"dmkd: a worker was silent for {lost_after():g} s and is ended; its trial goes on from its last epoch", file=sys.stderr
+    )
+    if actor is not None:
+        ray.kill(actor)
+
+
+class Reaper(tune.Callback):
+    """In the driver: a trial that Tune gives up leaves no open run behind."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Its worker died for good."""
+        key = str(trial.config.get("run", trial.config)["key"])
+        threading.Thread(target=close_lost, args=(self.shared, key, LOST), name=f"reap {key}", daemon=True).start()
+
+
+def close_lost(shared: Shared, key: str, reason: str) -> None:
+    """End a trial that no worker will end: in its folder, and its run as FAILED with the reason. Without a tracker: spooled."""
+    from tracking.errors import TrackingError
+    from tracking.runs import start_run
+
+    folder = shared.folder / key
+    if read_done(folder) is not None:
+        return
+    write_done(folder, "failed", reason, read_progress(folder).get("metrics", {}))
+    try:
+        run = start_run(
+            shared.tracking_uri, shared.experiment, key, key=f"{shared.sweep}/{key}", params={}, tags={}, spool=shared.spool
+        )
+        run.finish("FAILED", reason)
+    except (TrackingError, OSError) as error:
+        _log.warning("%s: its run could not be closed: %s", key, error)

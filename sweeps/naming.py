@@ -1,0 +1,36 @@
+"""What the tracker shows of a trial: its name, its tags, and the environment it ran in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+
+from dmkd.config import Config, config_hash
+
+
+def run_name(config: Config, tags: Mapping[str, str]) -> str:
+    """What the tracker's lists show: "trial 3: yu/absolute", "final trial 3: yu/absolute, seed 1", "teacher"."""
+    label = tags.get("dmkd.label", config.method.label)
+    name = label if label in ("teacher", "untrained", "undistilled") else f"{label}: {config.method.label}"
+    return f"final {name}, seed {config.seed}" if tags.get("dmkd.stage") == "final" else name
+
+
+def run_tags(config: Config) -> dict[str, str]:
+    """The tags that a configuration gives to its run."""
+    return {
+        "dmkd.config_hash": config_hash(config),
+        "dmkd.row": config_hash(config),
+        "dmkd.seed": str(config.seed),
+        "dmkd.fold": str(config.data.fold),
+        "dmkd.method": config.method.label,
+    }
+
+
+@lru_cache(maxsize=1)
+def environment() -> str:
+    """Python and every installed package with its version."""
+    from importlib.metadata import distributions
+
+    names = sorted({f"{found.metadata['Name']}=={found.version}" for found in distributions()}, key=str.lower)
+    return "\n".join([f"# python {sys.version.split()[0]}", *names]) + "\n"

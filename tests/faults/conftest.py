@@ -1,0 +1,8 @@
+"""Faults are injected into real parts: processes are killed, frozen, cut off; disks filled, clocks moved, servers taken away."""
+
+from __future__ import annotations
+
+from tests.sweeps.conftest import base, own_state, pictures, ray_cluster, teacher
+from tests.tracking.conftest import Line, database, line, migrated, server
+
+__all__ = ["Line", "base", "database", "line", "migrated", "own_state", "pictures", "ray_cluster", "server", "teacher"]

@@ -1,0 +1,44 @@
+"""A data-loading process that is killed, by the kernel say: told within seconds, by name."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from dmkd import pulse
+from dmkd.data.loading import load
+from dmkd.errors import LoaderDied
+
+
+def slowly(number: int) -> Any:
+    time.sleep(0.05)
+    return number
+
+
+def test_a_killed_loading_process_is_told_within_a_minute() -> None:
+    made = load(slowly, 10_000, workers=2)
+    assert [next(made) for _ in range(3)] == [0, 1, 2]
+    began = time.monotonic()
+    os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+    with pytest.raises(LoaderDied, match="a data-loading process died"):
+        list(made)
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_batch_is_a_sign_of_life(workers: int) -> None:
+    before = pulse.count()
+    assert list(load(slowly, 4, workers)) == [0, 1, 2, 3]
+    assert pulse.count() == before + 4
+
+
+def test_an_error_of_the_reader_is_not_taken_for_a_dead_process() -> None:
+    made = load(slowly, 4, workers=2)
+    next(made)
+    with pytest.raises(RuntimeError, match="DataLoader worker, says the reader"):
+        made.throw(RuntimeError("DataLoader worker, says the reader"))  # type: ignore[attr-defined]
