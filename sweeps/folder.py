@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tracking.places import write_text
+from tracking.spool import now_ms
 
 STOPPED = "stopped-early"
 """Marker file in a trial's folder: the scheduler stopped it, it was not interrupted."""
@@ -53,23 +55,28 @@ def write_progress(folder: Path, progress: dict[str, Any]) -> None:
     write_text(folder / PROGRESS, json.dumps(progress))
 
 
-def add_history(folder: Path, step: int, time_ms: int, metrics: dict[str, float]) -> None:
-    """Note an epoch's metrics with the stamp that they are logged with."""
-    line = json.dumps({"step": step, "time": time_ms, "metrics": metrics}) + "\n"
+def add_history(folder: Path, step: int, metrics: dict[str, float]) -> int:
+    """Note an epoch's metrics; the stamp to log them with, which is later than any before it, whatever the clocks say."""
     path = folder / HISTORY
+    stamp = max([now_ms(), *(epoch["time"] + 1 for epoch in _epochs(folder))])
     torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
     with path.open("a", encoding="utf-8") as file:
-        file.write("\n" * bool(torn) + line)
+        file.write("\n" * bool(torn) + json.dumps({"step": step, "time": stamp, "metrics": metrics}) + "\n")
+    return stamp
 
 
-def read_history(folder: Path, upto: int) -> Iterator[dict[str, Any]]:
-    """The epochs up to a step, each as it was first logged; the torn line of a killed worker is left out."""
-    path, told = folder / HISTORY, set()
+def read_history(folder: Path, upto: int) -> list[dict[str, Any]]:
+    """The epochs up to a step, each as it was first logged."""
+    first: dict[int, dict[str, Any]] = {}
+    for epoch in _epochs(folder):
+        if epoch["step"] <= upto:
+            first.setdefault(epoch["step"], epoch)
+    return list(first.values())
+
+
+def _epochs(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every line but the torn one of a killed worker."""
+    path = folder / HISTORY
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            epoch = json.loads(line)
-        except ValueError:
-            continue
-        if epoch["step"] <= upto and epoch["step"] not in told:
-            told.add(epoch["step"])
-            yield epoch
+        with suppress(ValueError):
+            yield json.loads(line)

@@ -32,7 +32,6 @@ from sweeps.rows import settled
 from sweeps.shared import Shared
 from sweeps.signals import Notice, Preempted, grace
 from sweeps.watch import Watchdog
-from tracking.spool import now_ms
 
 __all__ = ["DONE", "STOPPED", "Shared", "Trial", "read_done"]
 
@@ -171,9 +170,7 @@ class Trial(tune.Trainable):
                 save_checkpoint(epoch, self.settings, self.folder / "checkpoint")
                 write_all_outcomes(epoch, self.settings, self.folder / "evaluation")
                 best = value
-            now = now_ms()
-            add_history(self.folder, epoch.number, now, metrics)
-            self.run.log(metrics, epoch.number, now)
+            self.run.log(metrics, epoch.number, add_history(self.folder, epoch.number, metrics))
             self.progress = progressed(self.progress, epoch.number, metrics, value, best)
             write_progress(self.folder, self.progress)
             if epoch.number < self.settings.optim.epochs:

@@ -52,9 +52,11 @@ class Sender:
                 run, made = self._find_or_make()
             self._continued = not made
             self._send_params(run)
-            tags = self.spool.header["tags"] if made or live else {}
-            own = {WRITER: self.spool.name, SPOOL: str(self.spool.folder)} if made or live else {}
-            self._send_tags(run.info.run_id, tags | own | (self._beat() if live else {}))
+            # Without a writer it was made by a call whose answer was lost, and has no tags yet: the writer's is the last of them.
+            ours = made or live or WRITER not in run.data.tags
+            tags = self.spool.header["tags"] if ours else {}
+            own = {SPOOL: str(self.spool.folder), WRITER: self.spool.name} if ours else {}
+            self._send_tags(run.info.run_id, tags | (self._beat() if live else {}) | own)
             if live and not made:
                 self.client.update_run(run.info.run_id, status="RUNNING")
         self.run_id = str(run.info.run_id)

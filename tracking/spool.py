@@ -40,7 +40,7 @@ class Spool:
         self.folder, self._lock = folder, lock
         self.header: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         self._events = folder / "events.jsonl"
-        self._stamp = int(self.header["start_time"])
+        self._stamp = max(int(self.header["start_time"]), _number(folder))
         self.heart: Heart | None = None
 
     @classmethod
