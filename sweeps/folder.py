@@ -58,7 +58,7 @@ def write_progress(folder: Path, progress: dict[str, Any]) -> None:
 def add_history(folder: Path, step: int, metrics: dict[str, float]) -> int:
     """Note an epoch's metrics; the stamp to log them with, which is later than any before it, whatever the clocks say."""
     path = folder / HISTORY
-    stamp = max([now_ms(), *(epoch["time"] + 1 for epoch in _epochs(folder))])
+    stamp: int = max([now_ms(), *(epoch["time"] + 1 for epoch in _epochs(folder))])
     torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
     with path.open("a", encoding="utf-8") as file:
         file.write("\n" * bool(torn) + json.dumps({"step": step, "time": stamp, "metrics": metrics}) + "\n")
