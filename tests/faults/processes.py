@@ -13,7 +13,7 @@ from contextlib import contextmanager
 def python(code: str, *arguments: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A process that has printed its first line; killed at the end, if it still lives."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
     assert process.stdout is not None
     try:
         assert process.stdout.readline().strip(), "it ended before it was up"
@@ -22,3 +22,4 @@ def python(code: str, *arguments: object, **environment: str) -> Iterator[subpro
         process.kill()
         process.wait()
         process.stdout.close()
+        process.stdin.close()  # type: ignore[union-attr]

@@ -126,3 +126,24 @@ def test_sync_finds_the_spools_of_every_storage(database: str, own: Path, tmp_pa
     assert "1 runs delivered" in done.stdout
     assert row(database)["status"] == "KILLED"
     assert spools(own) == []
+
+
+TORN = (
+    "import sqlite3, sys\ndatabase = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+    "database.execute('PRAGMA cache_size = 1')\ndatabase.execute('BEGIN')\n"
+    "for number in range(5000):\n"
+    "    database.execute('INSERT INTO experiments (name, lifecycle_stage) VALUES (?, ?)', (f'torn {number}', 'active'))\n"
+    "print('up', flush=True)\nsys.stdin.read()"
+)
+
+
+def test_a_writer_that_was_killed_in_the_middle_keeps_nobody_from_reading(database: str) -> None:
+    """What it had half written is rolled back by whoever reads next, the leaderboard say."""
+    path = Path(database.removeprefix("sqlite:///"))
+    with python(TORN, path):
+        pass
+    assert path.with_name(f"{path.name}-journal").stat().st_size > 512, "it left no half-written transaction"
+    assert running(database) == []
+    with python(TORN, path):
+        pass
+    assert load_runs(database).height == 0

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,6 +141,14 @@ def test_a_client_without_the_token_is_refused(head: Head) -> None:
     done = head.submit("sweeps/cars_s2sd.py", RAY_AUTH_TOKEN_PATH=str(head.folder / "wrong"))
     assert done.returncode != 0
     assert re.search("401|403|nvalid|token", done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize("token", ["", "0" * 64])
+def test_a_request_without_the_token_is_refused(head: Head, token: str) -> None:
+    request = urllib.request.Request(f"{head.address}/api/jobs/", headers={"Authorization": f"Bearer {token}"} if token else {})
+    with pytest.raises(urllib.error.HTTPError, match=r"401|403") as refused:
+        urllib.request.urlopen(request, timeout=30)
+    refused.value.close()
 
 
 @pytest.mark.parametrize(("layout", "form"), [("car_ims", "literal"), ("devkit", "uploaded")])
