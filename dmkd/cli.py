@@ -9,10 +9,10 @@ import sys
 from typing import Any, NoReturn
 
 from dmkd import __version__
-from dmkd.commands import Action, discover, evaluate, import_teacher, published, results, train
+from dmkd.commands import Action, discover, doctor, evaluate, gc, import_teacher, published, results, train
 from dmkd.errors import ConfigError, DmkdError, nearest
 
-FAMILIES = (discover, published, train, evaluate, import_teacher, results)
+FAMILIES = (discover, published, train, evaluate, import_teacher, results, doctor, gc)
 """Each gives its commands by `add(command)`, in the order of `dmkd --help`."""
 
 
