@@ -60,6 +60,8 @@ def connect() -> bool:
         os.environ.setdefault(key, value)
     for name in ("ray.tune", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # A worker that ended is told in a line of ours (`sweeps.guard`), its reason in the trial's run.
+    logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         return False
     where = os.environ.get("RAY_ADDRESS", "")

@@ -34,7 +34,12 @@ class Guard(tune.Callback):
         """Another worker: what an earlier one left says nothing about it."""
         self._seen.pop(trial.trial_id, None)
 
-    on_trial_recover = on_trial_start
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Its worker ended: say so in a line, where Tune would show a traceback of its own."""
+        self._seen.pop(trial.trial_id, None)
+        key = str(trial.config.get("run", trial.config)["key"])
+        epoch = read_progress(self.folder / key).get("epoch", 0)
+        print(f"  {key}: its worker ended; the trial goes on from epoch {epoch} at most", file=sys.stderr, flush=True)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Look at every running trial now and then."""

@@ -79,7 +79,7 @@ class Trial(tune.Trainable):
         if done := read_done(self.folder):  # it ended, but its driver died before it heard so
             self.status, self.reason = done["status"], done["reason"]
             return
-        refusal = self.attempts.begin(self.shared.driver, self.progress["epoch"])
+        refusal = self.attempts.begin(self.shared.driver)
         (self.folder / STOPPED).unlink(missing_ok=True)
         self.run = self._start_run(job)
         if refusal:

@@ -16,6 +16,7 @@ from dmkd.errors import SweepError
 from sweeps import fence as fences
 from sweeps.attempts import DEATHS, WORDLESS, Attempts
 from sweeps.fence import Fence, Superseded
+from sweeps.folder import write_progress
 from tests.faults.processes import python
 from tracking.heartbeat import read_beat
 
@@ -71,32 +72,33 @@ def test_a_writer_that_is_frozen_in_the_middle_of_a_write_is_ended(tmp_path: Pat
 def test_deaths_without_progress_end_a_trial_and_those_with_it_do_not(tmp_path: Path) -> None:
     attempts = Attempts(tmp_path)
     for epoch in range(10):  # killed once an epoch: it gets on
-        assert attempts.begin("driver", epoch) == ""
-    for _ in range(DEATHS - 1):
-        assert attempts.begin("driver", 9) == ""
-    refusal = [attempts.begin("driver", 9) for _ in range(2)][-1]
+        write_progress(tmp_path, {"epoch": epoch})
+        assert attempts.begin("driver") == ""
+    assert attempts.begin("driver") == "", f"{DEATHS} deaths in this epoch"
+    refusal = attempts.begin("driver")
     assert WORDLESS in refusal
     assert "epoch 10" in refusal
-    assert attempts.begin("another driver", 9) == "", "--resume tries again"
+    assert attempts.begin("another driver") == "", "--resume tries again"
 
 
 def test_a_hang_is_retried_once_and_a_clean_exit_is_no_death(tmp_path: Path) -> None:
     attempts = Attempts(tmp_path)
-    assert attempts.begin("driver", 3) == ""
+    assert attempts.begin("driver") == ""
+    write_progress(tmp_path, {"epoch": 3})
     attempts.died("no batch was done for 5 s")
-    assert attempts.begin("driver", 3) == ""
+    assert attempts.begin("driver") == ""
     for _ in range(5):  # preempted, again and again
         attempts.ended()
-        assert attempts.begin("driver", 3) == ""
+        assert attempts.begin("driver") == ""
     attempts.died("no batch was done for 5 s")
-    assert "no batch was done" in attempts.begin("driver", 3)
+    assert "no batch was done" in attempts.begin("driver")
 
 
 def test_the_watchdog_ends_what_stands_still_and_says_where(tmp_path: Path) -> None:
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom dmkd import pulse\nfrom sweeps.attempts import Attempts\n"
         "from sweeps.watch import Watchdog\nfolder = Path(sys.argv[1])\n"
-        "Attempts(folder).begin('d', 0)\ndog = Watchdog(folder, 1.0)\n"
+        "Attempts(folder).begin('d')\ndog = Watchdog(folder, 1.0)\n"
         "time.sleep(2)\n"  # outside of work: a worker between two trials
         "with dog.working():\n"
         "    for _ in range(20):\n        pulse.beat()\n        time.sleep(0.1)\n"
@@ -110,4 +112,5 @@ def test_the_watchdog_ends_what_stands_still_and_says_where(tmp_path: Path) -> N
     noted = (tmp_path / "hung.txt").read_text()
     assert "in <lambda>" in noted, "the stack of the thread that hangs"
     deaths = (read_beat(tmp_path / "attempts.json") or {})["deaths"]
-    assert "no batch was done for 1 s" in deaths[0]
+    assert deaths[0][0] == 0
+    assert "no batch was done for 1 s" in deaths[0][1]

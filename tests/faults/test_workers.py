@@ -96,7 +96,8 @@ def test_everything_ends_as_in_the_undisturbed_sweep(disturbed: SmallDriver, und
 def test_a_disturbed_trial_went_on_from_its_last_epoch(disturbed: SmallDriver, number: int) -> None:
     assert disturbed.token(number) == 2
     assert run_of(disturbed, number)["tags.dmkd.resume"].startswith("from epoch ")
-    assert int(run_of(disturbed, number)["tags.dmkd.resume"].split()[2]) >= 2
+    # It was disturbed after epoch 2, or between the end of that epoch and its last byte on disk.
+    assert int(run_of(disturbed, number)["tags.dmkd.resume"].split()[2].rstrip(",")) >= 1
 
 
 def test_what_was_terminated_counts_as_no_death_and_what_hung_says_where(disturbed: SmallDriver) -> None:
