@@ -80,7 +80,7 @@ class Reaper(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Its worker died for good."""
         key = str(trial.config.get("run", trial.config)["key"])
-        threading.Thread(target=close_lost, args=(self.shared, key, LOST), name=f"reap {key}", daemon=True).start()
+        threading.Thread(target=close_lost, args=(self.shared, key, LOST), name=f"reap {key}").start()
 
 
 def close_lost(shared: Shared, key: str, reason: str) -> None:
