@@ -64,7 +64,7 @@ def connect() -> bool:
     logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         return False
-    where = os.environ.get("RAY_ADDRESS", "")
+    where = os.environ.get("RAY_ADDRESS", "").removeprefix("local")  # as Ray has it: local is a new one, whatever runs here
     print(f"dmkd: {'joining Ray at ' + where if where else 'starting Ray (10 to 20 s)'}", file=sys.stderr, flush=True)
     if not where:  # workers of a local Ray import what this process imports, installed or not
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))

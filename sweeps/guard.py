@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from sweeps.fence import TOKEN
 from sweeps.folder import read_done, read_progress, write_done
 from sweeps.shared import Shared
 from tracking.heartbeat import HEARTBEAT, interval, lost_after, read_beat
@@ -29,15 +30,27 @@ class Guard(tune.Callback):
         self._seen: dict[str, tuple[int, float, int]] = {}
         """Trial id -> the last beat, when it was seen, and how many were since the worker began."""
         self._looked = time.monotonic()
+        self._begun: dict[str, int] = {}
+        self.pause = 5.0
+        """Seconds until a worker is begun again that never was up: a head that is gone ends its driver within a minute."""
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Another worker: what an earlier one left says nothing about it."""
         self._seen.pop(trial.trial_id, None)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Its worker ended: say so in a line, where Tune would show a traceback of its own."""
+        """Its worker ended: say so in a line, where Tune would show a traceback of its own.
+
+        Where it had not even begun, the cluster is in trouble: wait a little, for Tune would use up its attempts in seconds.
+        """
         self._seen.pop(trial.trial_id, None)
         key = str(trial.config.get("run", trial.config)["key"])
+        token = int((read_beat(self.folder / key / TOKEN) or {}).get("token", 0))
+        if self._begun.get(trial.trial_id, 0) == token:
+            print(f"  {key}: its worker ended before it began; trying again", file=sys.stderr, flush=True)
+            time.sleep(self.pause)
+            return
+        self._begun[trial.trial_id] = token
         epoch = read_progress(self.folder / key).get("epoch", 0)
         print(f"  {key}: its worker ended; the trial goes on from epoch {epoch} at most", file=sys.stderr, flush=True)
 

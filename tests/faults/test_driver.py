@@ -96,6 +96,7 @@ def test_the_driver_ends_a_worker_whose_heart_stands_still_by_its_own_clock(
     assert ended == []
     look(31)
     assert ended == [trial]
+    (tmp_path / "t" / "writer.json").write_text(json.dumps({"token": 1}))
     watch.on_trial_recover(0, [trial], trial)
     look(600)  # the next worker has not beaten yet
     trial.status = "PENDING"

@@ -62,7 +62,7 @@ class Driver:
 
     def start(self, *options: str) -> subprocess.Popen[str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
-        kept |= {"DMKD_STATE": str(self.folder / "state"), "OMP_NUM_THREADS": "1"}
+        kept |= {"DMKD_STATE": str(self.folder / "state"), "OMP_NUM_THREADS": "1", "RAY_ADDRESS": "local"}
         command = [sys.executable, "script.py", str(ROOT), str(self.pictures), "--early-stopping", "none", *options]
         with (self.folder / "log").open("a") as log:
             return subprocess.Popen(command, cwd=self.folder, env=kept, stdout=log, stderr=log, text=True, start_new_session=True)
