@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,12 +66,26 @@ def connect() -> bool:
     logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         return False
-    where = os.environ.get("RAY_ADDRESS", "").removeprefix("local")  # as Ray has it: local is a new one, whatever runs here
+    asked = os.environ.get("RAY_ADDRESS", "")
+    where = (asked or _running_here()).removeprefix("local")  # as Ray has it: local is a new one, whatever runs here
     print(f"dmkd: {'joining Ray at ' + where if where else 'starting Ray (10 to 20 s)'}", file=sys.stderr, flush=True)
     if not where:  # workers of a local Ray import what this process imports, installed or not
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=None if where else False)
+    ray.init(where or "local", logging_level=logging.ERROR, log_to_driver=False, include_dashboard=None if where else False)
     return not where
+
+
+def _running_here() -> str:
+    """The cluster that was started on this machine last, as Ray notes it, if it still answers: Ray waits minutes for a dead one."""
+    from ray._common.utils import get_ray_address_file
+
+    note = Path(get_ray_address_file(None))
+    with suppress(OSError, ValueError):
+        address = note.read_text().strip()
+        host, _, port = address.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=3):
+            return address
+    return ""
 
 
 def disconnect(started: bool) -> None:

@@ -1,9 +1,11 @@
 """What a trial may ask for, from what each node of a cluster has."""
 
+import socket
+
 import pytest
 
 from dmkd.errors import SweepError
-from sweeps.cluster import Resources, fitted
+from sweeps.cluster import Resources, _running_here, fitted
 
 
 @pytest.mark.parametrize(
@@ -31,3 +33,14 @@ def test_a_trial_fits_a_node(nodes, gpus, workers, at_once, wanted):
 def test_what_fits_no_node_is_refused(nodes, gpus):
     with pytest.raises(SweepError, match="--gpus-per-trial 1"):
         fitted(nodes, gpus, 0, None)
+
+
+def test_a_cluster_that_is_gone_is_not_waited_for(monkeypatch, tmp_path):
+    """Ray notes the cluster that was started here last, and would wait minutes for one whose head was killed."""
+    note = tmp_path / "ray_current_cluster"
+    monkeypatch.setattr("ray._common.utils.get_ray_address_file", lambda folder: str(note))
+    assert _running_here() == ""
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        note.write_text(f"127.0.0.1:{head.getsockname()[1]}\n")
+        assert _running_here() == note.read_text().strip()
+    assert _running_here() == ""
