@@ -76,7 +76,7 @@ def connect() -> bool:
 
 
 def _running_here() -> str:
-    """The cluster that was started on this machine last, as Ray notes it, if it still answers: Ray waits minutes for a dead one."""
+    """The cluster last started on this machine, as Ray notes it, if it answers: Ray would wait minutes for a dead one."""
     from ray._common.utils import get_ray_address_file
 
     note = Path(get_ray_address_file(None))
