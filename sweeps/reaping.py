@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +30,14 @@ def reap_all(uri: str, experiment: str | None = None) -> list[str]:
         if (folder / "study.journal").is_file():
             told += [f"trial {number} of {folder.name} waits for --resume: its driver is dead" for number in settle_study(folder)]
     return told
+
+
+def told_reaped(uri: str = "", experiment: str | None = None) -> None:
+    """`reap_all`, told on standard error."""
+    from tracking.places import absolute_uri, default_uri
+
+    for line in reap_all(absolute_uri(uri) if uri else default_uri(), experiment):
+        print(f"note: {line}", file=sys.stderr)
 
 
 def settle_study(folder: Path) -> list[int]:

@@ -31,9 +31,10 @@ def add(command: Add) -> None:
 
 
 def doctor(options: argparse.Namespace) -> None:
-    """Print a line for each thing that was looked at; exit status 1 where one is not well."""
+    """Print a line for each thing that was looked at; exit status 1 where one is not well. What the dead left is closed first."""
     from dmkd.data.datasets import dataset_info
     from sweeps.checks.doctor import Patient, examine
+    from sweeps.reaping import told_reaped
 
     named = [name.partition("=") for name in options.data]
     for name, _, _ in named:
@@ -46,6 +47,7 @@ def doctor(options: argparse.Namespace) -> None:
         options.storage,
         Path(options.working_dir),
     )
+    told_reaped(options.tracking_uri)
     lines = examine(patient)
     if options.json:
         print(json.dumps([{"what": line.what, "ok": line.ok, "text": line.text} for line in lines], indent=2))

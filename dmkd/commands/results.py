@@ -37,13 +37,10 @@ def add(command: Add) -> None:
 
 def leaderboard(options: argparse.Namespace) -> None:
     """Print the ranking. What dead processes left RUNNING is closed first."""
-    from sweeps.reaping import reap_all
-    from tracking.places import absolute_uri, default_uri
+    from sweeps.reaping import told_reaped
     from tracking.show import show
 
-    uri = absolute_uri(options.tracking_uri) if options.tracking_uri else default_uri()
-    for line in reap_all(uri, options.experiment):
-        print(f"note: {line}", file=sys.stderr)
+    told_reaped(options.tracking_uri, options.experiment)
     asked = {"select_by": options.select, "report": options.report, "group_by": options.group_by, "form": options.format}
     print(show(options.tracking_uri, options.experiment, **asked))
 

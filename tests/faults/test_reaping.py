@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,22 @@ def test_the_living_are_left_alone_and_the_dead_are_closed_with_all_they_had_wri
     assert "without closing" in found["tags.dmkd.status_reason"]
     assert reap(database) == []
     assert running(database) == []
+
+
+@pytest.mark.parametrize("command", ["leaderboard", "doctor"])
+def test_whoever_looks_closes_what_the_dead_left(
+    command: str, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dmkd.cli import main
+    from sweeps.checks import doctor
+
+    monkeypatch.setattr(doctor, "examine", lambda patient: [])
+    with python(LIVES, database, tmp_path / "spool"):
+        pass
+    with suppress(SystemExit):  # one point without a score is no board
+        main([command, "--tracking-uri", database])
+    assert "note: run x was left RUNNING by a dead process: closed" in capsys.readouterr().err
+    assert row(database)["status"] == "KILLED"
 
 
 def test_a_run_that_spools_is_not_reaped(database: str, tmp_path: Path) -> None:
