@@ -9,10 +9,22 @@ import sys
 from typing import Any, NoReturn
 
 from dmkd import __version__
-from dmkd.commands import Action, discover, doctor, evaluate, gc, import_teacher, published, results, train
+from dmkd.commands import (
+    Action,
+    discover,
+    doctor,
+    evaluate,
+    gc,
+    import_teacher,
+    published,
+    pull,
+    registry,
+    results,
+    train,
+)
 from dmkd.errors import ConfigError, DmkdError, nearest
 
-FAMILIES = (discover, published, train, evaluate, import_teacher, results, doctor, gc)
+FAMILIES = (discover, published, train, evaluate, import_teacher, results, pull, registry, doctor, gc)
 """Each gives its commands by `add(command)`, in the order of `dmkd --help`."""
 
 

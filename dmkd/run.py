@@ -125,7 +125,7 @@ def evaluate_checkpoint(
         side = replace(student, resolution=config.evaluation.max_side)
         found = _landmarks(config, list(cells(side, sides, resolutions, gallery_resolutions)), device)
     else:
-        measure = _measure(config.data, config.evaluation, split, device)
+        measure = measure_of(config.data, config.evaluation, split, device)
         found, _ = measure_cells(measure, split, list(cells(student, galleries, resolutions, gallery_resolutions)))
         found |= measure.part.skipped
     if resolutions or gallery_resolutions:
@@ -158,7 +158,8 @@ def _check_asked(changes: Mapping[str, Any], resolutions: Sequence[int]) -> None
         override(Network(), {"resolution": resolution})
 
 
-def _measure(data: Data, evaluation: Evaluation, split: str, device: torch.device) -> Measure:
+def measure_of(data: Data, evaluation: Evaluation, split: str, device: torch.device) -> Measure:
+    """How the part "train", "val" or "test" of a data set is measured. Raises `DataError` where there is no such part."""
     parts = split_parts(load_dataset(data), data)
     part = getattr(parts, split)
     if part is None:

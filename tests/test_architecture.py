@@ -27,6 +27,8 @@ ROOMS = [
     "scoring",
     "trainer",
     "run",
+    "compatibility",
+    "deployment",
     "handbook",
     "catalog",
     "import_teacher",
@@ -40,6 +42,9 @@ ALLOWED = {
     ("checkpoint", "models"),
     ("export", "models"),
     ("export", "checkpoint"),
+    ("deployment", "export"),
+    ("deployment", "checkpoint"),
+    ("compatibility", "checkpoint"),
     ("distill", "checkpoint"),
 }
 """Arrows that the list above does not give: a loss names its sampler; checkpoints hold networks; teachers are checkpoints."""

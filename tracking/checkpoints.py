@@ -1,4 +1,4 @@
-"""A checkpoint folder from a run or a disk, checked before anybody loads it, and put in its place all at once."""
+"""A checkpoint's files from a run or a disk, checked before anybody loads them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tracking.errors import TrackingError
-from tracking.places import local_folder, take_lock
+from tracking.places import local_folder
 
 MODEL = "model.json"
 CONFIG = "config.yaml"
@@ -21,7 +21,6 @@ WEIGHTS = (".safetensors",)
 TEXT = (".json", ".yaml", ".yml", ".txt", ".md")
 PULLED = "pulled.json"
 """Says where a pulled folder came from; only a folder that has it is ever replaced."""
-_PARTIAL = ".partial-"
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Source:
     def check(self) -> None:
         """Fetch into a temporary folder and check; raises `TrackingError`."""
         with tempfile.TemporaryDirectory() as folder:
-            _fetch(self, Path(folder))
+            fetch(self, Path(folder))
 
 
 def from_folder(folder: Path, name: str = "") -> Source:
@@ -116,81 +115,45 @@ def _copied(source: Path, target: Path) -> None:
     shutil.copyfile(source, target, follow_symlinks=False)
 
 
-def install(source: Source, to: Path) -> Path:
-    """Fetch `source` beside `to`, check it, and move it there in one step. Raises `TrackingError`; then `to` is as it was."""
-    to = to.absolute()
-    _free(to)
-    to.parent.mkdir(parents=True, exist_ok=True)
-    _clear(to)
-    partial = Path(tempfile.mkdtemp(prefix=f".{to.name}{_PARTIAL}", dir=to.parent))
-    lock = take_lock(partial.with_name(f"{partial.name}.lock"))
-    try:
-        _fetch(source, partial)
-        (partial / PULLED).write_text(json.dumps({"from": source.name}), encoding="utf-8")
-        partial.chmod(0o755)
-        _swap(partial, to)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.with_name(f"{partial.name}.lock").unlink(missing_ok=True)
-        if lock:
-            lock.close()
-    return to
+def fetch(source: Source, folder: Path) -> None:
+    """Put the files of `source` into `folder` and check them; those that are there already, whole, are not fetched again.
 
-
-def _free(to: Path) -> None:
-    """Only what an earlier pull made is ever replaced."""
-    if to.is_symlink() or (to.exists() and not to.is_dir()):
-        raise TrackingError(f"{to}: is not a folder; name one that does not exist yet")
-    if to.is_dir() and any(to.iterdir()) and not (to / PULLED).is_file():
-        raise TrackingError(f"{to}: holds other files; name an empty folder, or one that does not exist yet")
-
-
-def _clear(to: Path) -> None:
-    """Remove what killed pulls to the same place left; those of living ones are locked."""
-    for old in to.parent.glob(f".{to.name}.old-*"):
-        shutil.rmtree(old, ignore_errors=True)
-    for partial in to.parent.glob(f".{to.name}{_PARTIAL}*"):
-        if not partial.is_dir():
-            continue
-        lock = take_lock(partial.with_name(f"{partial.name}.lock"))
-        if lock:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.with_name(f"{partial.name}.lock").unlink(missing_ok=True)
-            lock.close()
-
-
-def _swap(partial: Path, to: Path) -> None:
-    old = partial.with_name(partial.name.replace(_PARTIAL, ".old-"))
-    if to.exists():
-        to.replace(old)
-    partial.replace(to)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _fetch(source: Source, folder: Path) -> None:
+    Raises `TrackingError` before anything is fetched where a name leaves its folder or is of no kind that a checkpoint holds.
+    """
     for path in source.files:
         _inside(path, source.name)
         if not path.endswith(WEIGHTS + TEXT):
             raise TrackingError(
                 f"{source.name}: refused {path!r}; a checkpoint holds {', '.join(WEIGHTS + TEXT)} only, never a pickle"
             )
+    for path in set(_listed(folder, source.name)) - set(source.files):
+        (folder / path).unlink()
+    source.copy(MODEL, folder)
+    wanted = _stated(folder, source.name)
     for path in source.files:
-        source.copy(path, folder)
+        there = (folder / path).is_file() and path in wanted and _sha256(folder / path) == wanted[path]
+        if path != MODEL and not there:
+            source.copy(path, folder)
     _verify(folder, source.name)
+
+
+def _stated(folder: Path, name: str) -> dict[str, str]:
+    """The SHA-256 of each file that model.json names."""
+    try:
+        checksums = json.loads((folder / MODEL).read_text(encoding="utf-8"))["checksums"]
+        return {str(path): str(digest).lower() for path, digest in checksums.items()}
+    except (ValueError, KeyError, AttributeError, TypeError, OSError):
+        raise TrackingError(f"{name}: {MODEL} is damaged or has no 'checksums'; store the checkpoint again") from None
 
 
 def _verify(folder: Path, name: str) -> None:
     """Every file that model.json states is there with its SHA-256, and no weights are there that it does not state."""
-    try:
-        checksums = json.loads((folder / MODEL).read_text(encoding="utf-8"))["checksums"]
-        wanted = {str(path): str(digest) for path, digest in checksums.items()}
-    except (ValueError, KeyError, AttributeError, TypeError, OSError):
-        raise TrackingError(f"{name}: {MODEL} is damaged or has no 'checksums'; store the checkpoint again") from None
+    wanted = _stated(folder, name)
     files = _listed(folder, name)
     for path, digest in wanted.items():
         if path not in files:
             raise TrackingError(f"{name}: {path} is missing, though {MODEL} names it; store the checkpoint again")
-        if (found := _sha256(folder / path)) != digest.lower():
+        if (found := _sha256(folder / path)) != digest:
             raise TrackingError(f"{name}: {path} has SHA-256 {found[:12]}..., wanted {digest[:12]}...: damaged or altered")
     for path in files:
         if path.endswith(WEIGHTS) and path not in wanted:

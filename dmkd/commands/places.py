@@ -17,8 +17,11 @@ def tracked(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def folder_of(ref: str, uri: str) -> Path:
-    """The local folder of a REF: itself, or a verified copy in a temporary folder that ends with the process."""
+def folder_of(ref: str, uri: str, place: str = "checkpoint") -> Path:
+    """The local folder of a REF: itself, or a verified copy in a temporary folder that ends with the process.
+
+    `place`: which folder of the run's artifacts.
+    """
     if Path(ref).is_dir():
         return Path(ref)
     import atexit
@@ -29,4 +32,4 @@ def folder_of(ref: str, uri: str) -> Path:
 
     folder = Path(tempfile.mkdtemp(prefix="dmkd-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return pull_ref(ref, folder / "checkpoint", uri=uri)
+    return pull_ref(ref, folder / "checkpoint", uri=uri, place=place)

@@ -1,4 +1,4 @@
-"""`dmkd leaderboard`, `pull`, `promote`, `rollback`, `sync`: what the tracker holds."""
+"""`dmkd leaderboard`, `sync`: what the tracker holds."""
 
 from __future__ import annotations
 
@@ -18,19 +18,6 @@ def add(command: Add) -> None:
     board.add_argument("--group-by", default="configuration", metavar="KEY")
     board.add_argument("--format", choices=("table", "md", "csv", "json"), default="table")
     tracked(board)
-    pull_ = command("pull", pull, "download a checkpoint for deployment, verified")
-    pull_.add_argument("ref", metavar="REF", help="runs:/ID, models:/NAME@ALIAS, or a leaderboard row")
-    pull_.add_argument("--to", required=True, metavar="DIR")
-    tracked(pull_)
-    promote_ = command("promote", promote, "register a row's checkpoint as a version of a model and move its alias")
-    promote_.add_argument("row", metavar="ROW")
-    promote_.add_argument("--as", dest="name", required=True, metavar="NAME")
-    promote_.add_argument("--alias", default="champion")
-    tracked(promote_)
-    rollback_ = command("rollback", rollback, "move a model's alias back to the version before")
-    rollback_.add_argument("name", metavar="NAME")
-    rollback_.add_argument("--alias", default="champion")
-    tracked(rollback_)
     sync_ = command("sync", sync, "send what was spooled while the tracking server was away")
     sync_.add_argument("--spool", default="", metavar="DIR", help="where runs were spooled (default: this user's spool folder)")
 
@@ -43,34 +30,6 @@ def leaderboard(options: argparse.Namespace) -> None:
     told_reaped(options.tracking_uri, options.experiment)
     asked = {"select_by": options.select, "report": options.report, "group_by": options.group_by, "form": options.format}
     print(show(options.tracking_uri, options.experiment, **asked))
-
-
-def pull(options: argparse.Namespace) -> None:
-    """Download a checkpoint."""
-    from tracking.registry import pull as pull_ref
-
-    folder = pull_ref(options.ref, options.to, uri=options.tracking_uri)
-    print(f"{folder}: weights verified. Measure it again: dmkd evaluate --checkpoint {folder}")
-
-
-def promote(options: argparse.Namespace) -> None:
-    """Register a row's checkpoint."""
-    from tracking.places import absolute_uri
-    from tracking.registry import promote as promote_row
-    from tracking.registry import run_of
-
-    version = promote_row(
-        run_of(options.row, absolute_uri(options.tracking_uri)), options.name, options.alias, options.tracking_uri
-    )
-    print(f"models:/{options.name}@{options.alias} is now version {version}")
-
-
-def rollback(options: argparse.Namespace) -> None:
-    """Move an alias one step back."""
-    from tracking.registry import rollback as roll
-
-    version = roll(options.name, alias=options.alias, uri=options.tracking_uri)
-    print(f"models:/{options.name}@{options.alias} is again version {version}")
 
 
 def sync(options: argparse.Namespace) -> None:

@@ -24,6 +24,8 @@ from dmkd.models.weights import fit_state
 
 FORMAT = "dmkd-model-1"
 WEIGHTS, CARD = "weights.safetensors", "model.json"
+SCALE = ".int8_scale"
+"""Follows the name of a tensor that is stored as int8; the tensor is its numbers times this [C, 1, ...]."""
 
 
 def save_model(
@@ -33,14 +35,17 @@ def save_model(
     resolution: int,
     extra: Mapping[str, Any] | None = None,
     files: Mapping[str, str | bytes] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """Write `net` as a folder, atomically: a crash or a full disk leaves what was there before. Returns what model.json says.
 
     `resolution`: side of the square images it was trained for. `extra` (plain values) stands under "extra" in model.json; its
     `crop_ratio` enters the preprocessing (default 0.875). `files`: further files by plain name (config.yaml), checksummed too.
-    Raises `CheckpointError`.
+    `weights` are stored instead of the network's own, which they are a rounding of (float16, or int8 with its `SCALE`); the
+    embedding space stays that of `net`. Raises `CheckpointError`.
     """
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
+    state = net.state_dict() if weights is None else weights
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     contents = {WEIGHTS: safetensors.save(state)} | {name: _bytes(name, text) for name, text in (files or {}).items()}
     ratio = float((extra or {}).get("crop_ratio", 0.875))
     info: dict[str, Any] = {
@@ -73,12 +78,18 @@ def load_model(folder: Path | str) -> tuple[EmbeddingNet, dict[str, Any]]:
             tuple(recorded["mean"]), tuple(recorded["std"]), recorded["channels"] == "bgr", recorded["interpolation"]
         )
         net = assemble(network, preprocess)
-        fit_state(net, state, str(folder))
+        fit_state(net, multiplied_out(state), str(folder))
     except CheckpointError:
         raise
     except (DmkdError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{folder}: its model.json does not describe its weights ({error})") from None
     return net, info
+
+
+def multiplied_out(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with every int8 tensor times its scale, float32; all others as they are."""
+    plain = {name: tensor for name, tensor in state.items() if not name.endswith(SCALE)}
+    return {name: tensor.float() * state[name + SCALE] if name + SCALE in state else tensor for name, tensor in plain.items()}
 
 
 def read_info(folder: Path | str) -> dict[str, Any]:

@@ -154,7 +154,8 @@ def test_a_failed_pull_leaves_the_earlier_one(tmp_path):
 
 @pytest.mark.parametrize("path", ["../evil.txt", "/abs.txt", "a\\b.txt", "c:x.txt"])
 def test_a_server_cannot_write_outside(path, tmp_path):
-    from tracking.checkpoints import Source, install
+    from tracking.checkpoints import Source
+    from tracking.install import install
 
     def copy(*_: object) -> None:
         pytest.fail("fetched before it was refused")

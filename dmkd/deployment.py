@@ -1,0 +1,153 @@
+"""A verified checkpoint folder made ready to run without dmkd: its program, checked on real pictures, `embed.py`, `search.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dmkd.checkpoint import load_model
+from dmkd.data import LANDMARKS
+from dmkd.data.cache import open_picture
+from dmkd.data.datasets import load_dataset
+from dmkd.data.pictures import SUFFIXES
+from dmkd.data.splits import split as split_parts
+from dmkd.data.views import centre_view, to_unit
+from dmkd.errors import ConfigError, DataError
+from dmkd.evaluation.measure import Measure, Side
+from dmkd.export import Program, make_program, write_export
+from dmkd.models.embedder import EmbeddingNet
+from dmkd.models.saved import CARD, WEIGHTS
+from dmkd.run import evaluation_config, measure_of
+
+TEMPLATES = Path(__file__).parent / "deploy"
+COPIED = ("embed.py", "search.py")
+PARITY_PICTURES, CALIBRATION_PICTURES = 8, 64
+"""How many pictures a program is compared on, and how many ONNX Runtime's int8 sees of the range of activations."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a pulled folder is to hold."""
+
+    format: str = "safetensors"
+    precision: str = "fp32"
+    pictures: Path | None = None
+    """A folder of real pictures to compare on; None: those of the checkpoint's own data set."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Override `data.*` and `evaluation.*` of the checkpoint's configuration."""
+    split: str = "test"
+    """The part on which the loss of a smaller precision is measured."""
+    measured: bool = True
+    """Measure that loss."""
+
+
+def deploy(folder: Path, wanted: Wanted, provenance: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Rewrite a checkpoint folder with its program, `embed.py` and `search.py`. Returns model.json; errors leave it as it was.
+
+    Raises `ConfigError` (unknown format or precision, no real pictures to compare on), `ExportError` (a program that differs),
+    `DataError`, `CheckpointError`.
+    """
+    network, info = load_model(folder)
+    resolution, extra = int(info["resolution"]), dict(info["extra"])
+    files = real_pictures(folder, wanted)
+    if not files and (wanted.format, wanted.precision) != ("safetensors", "fp32"):
+        raise ConfigError(
+            f"format {wanted.format}, precision {wanted.precision}: no real pictures to compare it on, the checkpoint's data set "
+            "is not here; give --pictures DIR, or --set data.root=DIR"
+        )
+    images = _pixels(files, info) if files else _generated(resolution)
+    few = images[:: max(1, len(images) // PARITY_PICTURES)][:PARITY_PICTURES]
+    calibrates = (wanted.format, wanted.precision) == ("onnx", "int8")
+    network.eval()
+    program, notes = make_program(
+        network, wanted.format, wanted.precision, images=images if calibrates else few, resolution=resolution
+    )
+    notes["parity"] |= {"pictures": "real" if files else "generated: no real ones were here"}
+    if wanted.precision != "fp32" and wanted.measured:
+        notes["loss"] = loss_of(network, resolution, program, folder, wanted)
+    kept = {name: (folder / name).read_bytes() for name in info["checksums"] if name not in (WEIGHTS, CARD, "README.md")}
+    made = {name: (TEMPLATES / name).read_bytes() for name in COPIED}
+    told = extra | notes | ({"provenance": dict(provenance)} if provenance else {})
+    return write_export(network, folder, program, told, resolution=resolution, files=kept | made)
+
+
+def real_pictures(folder: Path, wanted: Wanted) -> list[Path]:
+    """Up to `CALIBRATION_PICTURES` files, spread over the folder `wanted.pictures`, or over the checkpoint's data set.
+
+    Empty where the data set is not here. Raises `DataError` for a folder without two pictures.
+    """
+    if wanted.pictures is not None:
+        found = sorted(path for path in wanted.pictures.rglob("*") if path.suffix.lower() in SUFFIXES)
+        if len(found) < 2:
+            raise DataError(f"{wanted.pictures}: {len(found)} pictures in it, wanted at least 2 to compare on")
+        return _spread(found)
+    config = evaluation_config(folder, wanted.changes)
+    try:
+        parts = split_parts(load_dataset(config.data), config.data)
+    except DataError:
+        return []
+    # Pictures are looked at, not labels: no choice can be made by them, whichever part they are of.
+    part = parts.test or parts.val or parts.train
+    return _spread([Path(part.file(position)) for position in range(len(part)) if part.readable()[position]])
+
+
+def _spread(found: Sequence[Path]) -> list[Path]:
+    return [found[position] for position in np.unique(np.linspace(0, len(found) - 1, CALIBRATION_PICTURES).astype(int))]
+
+
+def _pixels(files: Sequence[Path], info: Mapping[str, Any]) -> Tensor:
+    """[N, 3, R, R] of picture files, through the test transform."""
+    steps, size = info["preprocessing"], int(info["resolution"])
+    views = [centre_view(open_picture(path), size, float(steps["crop_ratio"]), steps["interpolation"]) for path in files]
+    return torch.from_numpy(to_unit(views))
+
+
+def _generated(resolution: int) -> Tensor:
+    """[4, 3, R, R] smooth random images, where there are no real ones."""
+    noise = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    return nn.functional.interpolate(noise, (resolution, resolution), mode="bicubic").clamp(0, 1)
+
+
+class Runs(nn.Module):
+    """A program in the place of a network, where embeddings are made."""
+
+    def __init__(self, run: Callable[[Tensor], Tensor], network: EmbeddingNet) -> None:
+        super().__init__()
+        self._run, self.preprocess = run, network.preprocess
+
+    def forward(self, images: Tensor) -> Any:
+        """[B, 3, H, W] -> something with an `embedding` [B, D]."""
+        return SimpleNamespace(embedding=self._run(images.cpu()))
+
+
+def loss_of(network: EmbeddingNet, resolution: int, program: Program, folder: Path, wanted: Wanted) -> dict[str, Any]:
+    """Recall@1 of the network and of its smaller program on a part of its data set, alone and in the network's own gallery.
+
+    Raises `DataError` where the data set is not here, `ConfigError` for a landmark test set.
+    """
+    config = evaluation_config(folder, wanted.changes)
+    if config.data.name in LANDMARKS:
+        raise ConfigError(f"precision {wanted.precision}: its loss is not measured on {config.data.name}; give --unmeasured")
+    try:
+        measure = measure_of(config.data, replace(config.evaluation, nmi=False), wanted.split, torch.device("cpu"))
+    except DataError as error:
+        raise DataError(
+            f"the loss of {wanted.precision} cannot be measured: {error} (or take it as it is: --unmeasured)"
+        ) from None
+    small = cast(EmbeddingNet, Runs(program.run, network))
+    return {"split": wanted.split, "pictures": len(measure.part)} | _losses(measure, network, small, resolution, wanted.precision)
+
+
+def _losses(measure: Measure, network: EmbeddingNet, small: EmbeddingNet, resolution: int, name: str) -> dict[str, Any]:
+    whole, less = (measure.embed(Side(one, resolution)) for one in (network, small))
+    pairs = {"fp32": (whole, whole), name: (less, less), f"{name} queries, fp32 gallery": (less, whole)}
+    recall = {key: measure.compare(*pair)[0]["recall_at_1"] for key, pair in pairs.items()}
+    told: dict[str, Any] = {f"recall_at_1, {key}": value for key, value in recall.items()}
+    return told | {"loss of recall_at_1": recall["fp32"] - recall[name]}
