@@ -46,6 +46,8 @@ class Wanted:
     """The part on which the loss of a smaller precision is measured."""
     measured: bool = True
     """Measure that loss."""
+    configured: bool = True
+    """Keep config.yaml, which names places of the machine that trained."""
 
 
 def deploy(folder: Path, wanted: Wanted, provenance: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -73,6 +75,8 @@ def deploy(folder: Path, wanted: Wanted, provenance: Mapping[str, Any] | None = 
     if wanted.precision != "fp32" and wanted.measured:
         notes["loss"] = loss_of(network, resolution, program, folder, wanted)
     kept = {name: (folder / name).read_bytes() for name in info["checksums"] if name not in (WEIGHTS, CARD, "README.md")}
+    if not wanted.configured:
+        kept.pop("config.yaml", None)
     made = {name: (TEMPLATES / name).read_bytes() for name in COPIED}
     told = extra | notes | ({"provenance": dict(provenance)} if provenance else {})
     return write_export(network, folder, program, told, resolution=resolution, files=kept | made)

@@ -19,6 +19,8 @@ MODEL = "model.json"
 CONFIG = "config.yaml"
 WEIGHTS = (".safetensors",)
 TEXT = (".json", ".yaml", ".yml", ".txt", ".md")
+PROGRAMS = (".pt2", ".onnx", ".py")
+"""What a pull makes, and never takes from elsewhere."""
 PULLED = "pulled.json"
 """Says where a pulled folder came from; only a folder that has it is ever replaced."""
 
@@ -45,6 +47,11 @@ def from_folder(folder: Path, name: str = "") -> Source:
             f"{name}: no {MODEL} in it, so not a checkpoint; a checkpoint folder has {MODEL} and weights.safetensors"
         )
     files = [path for path in _listed(folder, name) if path != PULLED]
+    programs = [path for path in files if path.endswith(PROGRAMS)]
+    if programs and (folder / PULLED).is_file():
+        raise TrackingError(
+            f"{name}: is a pulled folder, with {programs[0]} in it; copy it as it is, or pull its run or version again"
+        )
 
     def copy(path: str, target: Path) -> None:
         _copied(folder / path, target / path)
@@ -61,7 +68,8 @@ def from_run(uri: str, run_id: str, place: str) -> Source:
     with translated(uri):
         root = local_folder(client.get_run(run_id).info.artifact_uri)
         files = _listed(root / place, name) if root else _remote_files(client, run_id, place)
-        has_config = CONFIG in (
+        # The run's own configuration is that of its checkpoint, not of the other networks that it may keep.
+        has_config = place == "checkpoint" and CONFIG in (
             _listed(root, name, deep=False) if root else [item.path for item in client.list_artifacts(run_id)]
         )
     if MODEL not in files:
@@ -138,12 +146,17 @@ def fetch(source: Source, folder: Path) -> None:
 
 
 def _stated(folder: Path, name: str) -> dict[str, str]:
-    """The SHA-256 of each file that model.json names."""
+    """The SHA-256 of each file that model.json names. Raises `TrackingError` where its own, if it states one, is another."""
     try:
-        checksums = json.loads((folder / MODEL).read_text(encoding="utf-8"))["checksums"]
-        return {str(path): str(digest).lower() for path, digest in checksums.items()}
+        told = json.loads((folder / MODEL).read_text(encoding="utf-8"))
+        wanted = {str(path): str(digest).lower() for path, digest in told["checksums"].items()}
     except (ValueError, KeyError, AttributeError, TypeError, OSError):
         raise TrackingError(f"{name}: {MODEL} is damaged or has no 'checksums'; store the checkpoint again") from None
+    own = told.pop("sha256", None)
+    plain = json.dumps(told, sort_keys=True, ensure_ascii=False).encode()
+    if own is not None and hashlib.sha256(plain).hexdigest() != own:
+        raise TrackingError(f"{name}: {MODEL} is damaged or altered: its own SHA-256 is another than it states")
+    return wanted
 
 
 def _verify(folder: Path, name: str) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import mlflow
 import numpy as np
-from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc import PythonModel  # type: ignore[attr-defined]
 
 
-class Served(PythonModel):  # type: ignore[misc]
+class Served(PythonModel):
     """Column "image": the bytes of a picture file as base64. Gives [N, D]."""
 
     def load_context(self, context: Any) -> None:

@@ -202,7 +202,7 @@ def _served(options: argparse.Namespace, candidate: Path, to: Path) -> tuple[Pat
 
     deployable = to.with_name("deployable")
     shutil.copytree(candidate, deployable, ignore=shutil.ignore_patterns("pulled.json"))
-    deploy(deployable, Wanted(changes=configs.parse_assignments(options.set)))
+    deploy(deployable, Wanted(changes=configs.parse_assignments(options.set), configured=False))
     made = served.save_served(deployable, to, helpers=[TEMPLATES / "embed.py"])
     return to, {served.CODE_HASH: made}
 

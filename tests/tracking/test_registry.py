@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
 import pickle
+import socket
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +15,12 @@ from safetensors.numpy import load_file, save_file
 
 from tests.tracking.test_leaderboard import run, table
 from tracking import board
-from tracking.client import connect
+from tracking.client import Unreachable, connect
 from tracking.errors import TrackingError
+from tracking.install import install
 from tracking.leaderboard import leaderboard
 from tracking.places import take_lock
-from tracking.registry import journal, promote, pull, rollback
+from tracking.registry import Promotion, deployed, describe, find, journal, promote, pull, rollback
 from tracking.runs import load_runs, log_run
 
 
@@ -155,7 +160,6 @@ def test_a_failed_pull_leaves_the_earlier_one(tmp_path):
 @pytest.mark.parametrize("path", ["../evil.txt", "/abs.txt", "a\\b.txt", "c:x.txt"])
 def test_a_server_cannot_write_outside(path, tmp_path):
     from tracking.checkpoints import Source
-    from tracking.install import install
 
     def copy(*_: object) -> None:
         pytest.fail("fetched before it was refused")
@@ -261,3 +265,107 @@ def test_a_number_means_the_printed_experiments_own_run_where_two_have_the_same_
         assert load_file(pulled / "weights.safetensors")["w"][0, 0] == value
     with pytest.raises(TrackingError, match="several rows"):
         pull(frame["id"][0], tmp_path / "either", database)
+
+
+def test_a_pull_goes_on_where_the_tracker_went_away(uri, tmp_path, monkeypatch):
+    source = checkpoint(tmp_path / "made")
+    save_file({"v": np.ones(4, np.float32)}, source / "more.safetensors")
+    told = json.loads((source / "model.json").read_text())
+    told["checksums"]["more.safetensors"] = hashlib.sha256((source / "more.safetensors").read_bytes()).hexdigest()
+    (source / "model.json").write_text(json.dumps(told))
+    run_id = logged(uri, source)
+    found = find(f"runs:/{run_id}", uri)
+    asked: list[str] = []
+
+    def copy(path: str, folder: Path) -> None:
+        asked.append(path)
+        if path == "weights.safetensors" and len(asked) < 5:
+            raise Unreachable("away")
+        found.copy(path, folder)
+
+    with pytest.raises(Unreachable):
+        install(replace(found, copy=copy), tmp_path / "to")
+    assert not (tmp_path / "to").exists()
+    left = [path for path in tmp_path.iterdir() if path.name.startswith(".to.partial-")]
+    assert len(left) == 1
+    first = len(asked)
+    assert "more.safetensors" in asked
+    (left[0] / "planted.txt").write_text("x")
+    install(replace(found, copy=copy), tmp_path / "to")
+    assert "more.safetensors" not in asked[first:]  # it was there, whole
+    assert names(tmp_path / "to") == ["config.yaml", "model.json", "more.safetensors", "pulled.json", "weights.safetensors"]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_was_half_fetched_is_not_taken_for_whole(database, tmp_path):
+    run_id = logged(database, checkpoint(tmp_path / "made"))
+    found = find(f"runs:/{run_id}", database)
+
+    def copy(path: str, folder: Path) -> None:
+        found.copy(path, folder)
+        if path == "weights.safetensors":
+            (folder / path).write_bytes((folder / path).read_bytes()[:-3])
+            raise Unreachable("away")
+
+    with pytest.raises(Unreachable):
+        install(replace(found, copy=copy), tmp_path / "to")
+    pull(f"runs:/{run_id}", tmp_path / "to", database)
+    np.testing.assert_array_equal(load_file(tmp_path / "to" / "weights.safetensors")["w"], np.ones((3, 2)))
+
+
+def test_what_finishes_a_pull_is_part_of_the_whole(database, tmp_path):
+    source = checkpoint(tmp_path / "made")
+
+    def finish(folder: Path) -> None:
+        (folder / "program").write_text("x")
+        if fails:
+            raise ValueError("the program differs")
+
+    fails = True
+    with pytest.raises(ValueError, match="differs"):
+        pull(str(source), tmp_path / "to", database, finish=finish)
+    assert sorted(path.name for path in tmp_path.iterdir() if "to" in path.name) == []
+    fails = False
+    assert "program" in names(pull(str(source), tmp_path / "to", database, finish=finish))
+
+
+def test_the_journal_says_who_when_from_to_and_what_the_gate_said(uri, tmp_path):
+    runs = [logged(uri, checkpoint(tmp_path / f"made{value}", value)) for value in (1.0, 2.0)]
+    name = f"model {tmp_path.name}"
+    assert deployed(name, uri=uri) is None
+    gallery = {"space": "abc", "run_id": runs[0], "place": "checkpoint"}
+    promote(runs[0], name, uri=uri, promotion=Promotion(gallery=gallery, stamps={"dmkd.dim": "2"}))
+    before = time.time() * 1000 - 1
+    told = Promotion({"verdict": "worse by 3 points", "passed": False}, {"test/map": 0.5}, "a demo", {"dmkd.dim": "2"}, gallery)
+    promote(runs[1], name, uri=uri, promotion=told)
+    rollback(name, uri=uri)
+    first, second, third = journal(name, uri=uri)
+    assert (first["from"], first["to"], second["from"], second["to"], third["from"], third["to"]) == (None, 1, 1, 2, 2, 1)
+    assert second["forced"] == "a demo"
+    assert second["gate"]["verdict"] == "worse by 3 points"
+    assert second["metrics"] == {"test/map": 0.5}
+    assert before <= second["time"] <= third["time"] <= time.time() * 1000 + 1
+    assert second["who"] == f"{getpass.getuser()}@{socket.gethostname()}"
+    assert third["gallery"] == gallery
+    assert deployed(name, uri=uri)["version"] == 1
+    assert connect(uri).get_model_version(name, "1").tags["dmkd.dim"] == "2"
+    assert "worse by 3 points; forced: a demo" in describe(second)
+
+
+def test_a_journal_that_would_not_fit_a_database_forgets_its_numbers_first(database, tmp_path):
+    run_id = logged(database, checkpoint(tmp_path / "made"))
+    promote(run_id, "m", uri=database, promotion=Promotion(metrics={f"test/metric_{number}": 0.5 for number in range(500)}))
+    entry = journal("m", uri=database)[0]
+    assert entry["metrics"] == "too long for the journal"
+    tags = connect(database).get_registered_model("m").tags
+    assert max(map(len, tags.values())) <= 5000
+
+
+def test_a_journal_of_before_there_were_gates_is_still_read(database, tmp_path):
+    run_id = logged(database, checkpoint(tmp_path / "made"))
+    promote(run_id, "m", uri=database)
+    old = [{"act": "promote", "version": 1, "run_id": run_id, "time": 5}]
+    connect(database).set_registered_model_tag("m", "dmkd.history.champion", json.dumps(old))
+    first = journal("m", uri=database)[0]
+    assert first["time"] == 5
+    assert "unknown" in describe(first)
