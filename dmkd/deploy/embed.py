@@ -60,7 +60,7 @@ class Embedder:
         content = np.fromfile(self.folder / "weights.safetensors", np.uint8)
         start = 8 + int.from_bytes(content[:8].tobytes(), "little")  # a JSON header, then the bytes of the tensors
         weights = {}
-        for name, at in json.loads(content[8:start].tobytes()).items():
+        for name, at in sorted(json.loads(content[8:start].tobytes()).items()):
             first, last = (start + offset for offset in at["data_offsets"])
             weights[name] = torch.from_numpy(content[first:last].copy().view(KINDS[at["dtype"]]).reshape(at["shape"]))
         return weights

@@ -39,7 +39,8 @@ def stored(net: EmbeddingNet, precision: str) -> dict[str, Tensor]:
         matrices = [name for name, tensor in state.items() if tensor.is_floating_point() and tensor.ndim >= 2]
         for name in matrices:
             state[name], state[name + SCALE] = _quantised(state[name])
-    return state
+    # A graph takes its weights in the order of their names: files come in orders of their own.
+    return dict(sorted(state.items()))
 
 
 def _halved(name: str, tensor: Tensor) -> bool:

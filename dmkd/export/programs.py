@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from safetensors import torch as safetensors
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -48,7 +49,8 @@ def graph(model: Embeds, net: EmbeddingNet, images: Tensor, sized: bool) -> Prog
     weights = stored(net, model.precision)
     content = _exported(Functional(model), (weights, images), sized, {"weights": dict.fromkeys(weights)})
     program: Any = torch.export.load(io.BytesIO(content)).module()
-    return Program(GRAPH, content, sized, lambda part: program(weights, part))
+    read = dict(sorted(safetensors.load(safetensors.save(weights)).items()))
+    return Program(GRAPH, content, sized, lambda part: program(read, part))
 
 
 def pt2(model: Embeds, net: EmbeddingNet, images: Tensor, sized: bool) -> Program:
