@@ -74,7 +74,7 @@ def test_the_gate_compares_in_the_gallery_that_is_deployed(database, pictures, t
     entry = journal("m", uri=database)[-1]
     assert (entry["forced"], entry["gate"]["passed"], entry["from"], entry["to"]) == ("for a demonstration", False, 2, 3)
     main(["rollback", "m", "--tracking-uri", database])
-    assert connect(database).get_model_version_by_alias("m", "champion").version == "2"
+    assert int(connect(database).get_model_version_by_alias("m", "champion").version) == 2
     capsys.readouterr()
     main(["journal", "m", "--tracking-uri", database])
     assert capsys.readouterr().out.count("\n") == 4
