@@ -62,7 +62,7 @@ def pt2(model: Embeds, net: EmbeddingNet, images: Tensor, sized: bool) -> Progra
         content = _exported(model, (images,), sized)
     program: Any = torch.export.load(io.BytesIO(content)).module()
     # Not the module itself: it refuses to be put into evaluation mode, which is the only one that it has.
-    return Program(PT2, content, sized, lambda part: program(part))
+    return Program(PT2, content, sized, program.forward)
 
 
 class _Bound(nn.Module):
