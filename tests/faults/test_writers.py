@@ -17,7 +17,7 @@ from tracking.runs import sync
 WRITER = """
 import json, sys, time
 from tracking.runs import start_run
-uri, spool, name, seconds = sys.argv[1:]
+uri, spool, name, seconds, pause = sys.argv[1:]
 run = start_run(uri, "e", name, params={}, tags={}, key=name, spool=spool, patience=600.0)
 waits, step, end = [], 0, time.monotonic() + float(seconds)
 while time.monotonic() < end or step < 5:
@@ -25,20 +25,20 @@ while time.monotonic() < end or step < 5:
     began = time.perf_counter()
     run.log({f"m/{number}": step + number / 100 for number in range(30)}, step)
     waits.append(time.perf_counter() - began)
-    time.sleep(0.2)
+    time.sleep(float(pause))
 run.finish()
 print(json.dumps({"steps": step, "waits": waits}))
 """
 
 
-@pytest.mark.parametrize(("writers", "seconds"), [(8, 2.0), pytest.param(16, 300.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("writers", "seconds", "pause"), [(8, 2.0, 0.2), pytest.param(16, 300.0, 2.0, marks=pytest.mark.slow)])
 def test_no_lock_error_surfaces_and_what_is_read_back_is_what_was_written(
-    writers: int, seconds: float, database: str, tmp_path: Path
+    writers: int, seconds: float, pause: float, database: str, tmp_path: Path
 ) -> None:
     environment = os.environ | {"DMKD_STATE": str(tmp_path / "state")}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", WRITER, database, str(tmp_path / "spool"), f"w{number}", str(seconds)],
+            [sys.executable, "-c", WRITER, database, str(tmp_path / "spool"), f"w{number}", str(seconds), str(pause)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
