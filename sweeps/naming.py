@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from dmkd.config import Config, config_hash
+from dmkd.space import flatten
+from sweeps.shared import Shared
+
+if TYPE_CHECKING:
+    from tracking.runs import Run
+
+
+def open_run(shared: Shared, settings: Config, job: Mapping[str, Any], allowed: Callable[[], bool]) -> Run:
+    """The tracker's run of a trial, made or continued; written for as long as `allowed` says so."""
+    from tracking.runs import start_run
+
+    return start_run(
+        shared.tracking_uri,
+        shared.experiment,
+        run_name(settings, job["tags"] | dict(shared.tags)),
+        key=f"{shared.sweep}/{job['key']}",
+        parent_id=shared.parent,
+        parent_key=shared.parent_key,
+        params=flatten(settings),
+        tags=run_tags(settings) | dict(shared.tags) | dict(job["tags"]),
+        spool=shared.spool,
+        allowed=allowed,
+    )
 
 
 def run_name(config: Config, tags: Mapping[str, str]) -> str:

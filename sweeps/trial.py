@@ -13,7 +13,7 @@ from ray import tune
 from ray.actor import exit_actor
 
 from dmkd.errors import CheckpointError, LoaderDied, SweepError
-from dmkd.space import flatten, override
+from dmkd.space import override
 from sweeps.attempts import Attempts
 from sweeps.fence import Fence, Superseded
 from sweeps.folder import (
@@ -27,7 +27,7 @@ from sweeps.folder import (
     write_done,
     write_progress,
 )
-from sweeps.naming import environment, run_name, run_tags
+from sweeps.naming import environment, open_run
 from sweeps.rows import settled
 from sweeps.shared import Shared
 from sweeps.signals import Notice, Preempted, grace
@@ -81,26 +81,10 @@ class Trial(tune.Trainable):
             return
         refusal = self.attempts.begin(self.shared.driver)
         (self.folder / STOPPED).unlink(missing_ok=True)
-        self.run = self._start_run(job)
+        self.run = open_run(self.shared, settings, job, self._fence().mine)
         if refusal:
             raise SweepError(refusal)
         self.epochs = fit(settings, self._state())
-
-    def _start_run(self, job: Mapping[str, Any]) -> Run:
-        from tracking.runs import start_run
-
-        return start_run(
-            self.shared.tracking_uri,
-            self.shared.experiment,
-            run_name(self.settings, job["tags"] | dict(self.shared.tags)),
-            key=f"{self.shared.sweep}/{job['key']}",
-            parent_id=self.shared.parent,
-            parent_key=self.shared.parent_key,
-            params=flatten(self.settings),
-            tags=run_tags(self.settings) | dict(self.shared.tags) | dict(job["tags"]),
-            spool=self.shared.spool,
-            allowed=self._fence().mine,
-        )
 
     def _fence(self) -> Fence:
         assert self.fence is not None
@@ -192,6 +176,8 @@ class Trial(tune.Trainable):
         self._close(status)
 
     def _failed(self, error: Exception) -> None:
+        if self.fence is not None and not self.fence.mine():
+            self._leave(Superseded(f"{self.folder.name}: {error}, but another worker continues this trial"))
         self.reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         self._close("failed")
 

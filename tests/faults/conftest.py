@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.sweeps.conftest import base, own_state, pictures, ray_cluster, teacher
+from tests.sweeps.conftest import own_state, pictures, teacher
 from tests.tracking.conftest import Line, database, line, migrated, server
 
-__all__ = ["Line", "base", "database", "line", "migrated", "own_state", "pictures", "ray_cluster", "server", "teacher"]
+__all__ = ["Line", "database", "line", "migrated", "own_state", "pictures", "server", "teacher"]

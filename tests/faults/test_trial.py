@@ -109,6 +109,25 @@ def test_a_late_writer_changes_nothing_and_stops(
     assert list((world.folder / "spool").glob("*/run.json")) == []
 
 
+def test_what_befalls_a_late_writer_is_no_failure_of_the_trial(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = world.trial()
+    other = world.trial()
+
+    def broken() -> Iterator[Any]:
+        raise RuntimeError("its storage went away")
+        yield
+
+    def ended(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr(trials.os, "_exit", ended)
+    late.epochs = broken()
+    with pytest.raises(SystemExit):
+        late.step()
+    assert read_done(world.folder / "trials" / "t") is None
+    other.cleanup()
+
+
 def snapshot(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
