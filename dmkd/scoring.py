@@ -99,9 +99,11 @@ def run_costs(seconds: float, device: torch.device) -> dict[str, float]:
 
 
 def model_costs(network: EmbeddingNet, resolution: int) -> dict[str, float]:
-    """`model/gflops` of one query (a multiply-add counts one), `model/parameters`, `model/dim`."""
+    """`model/gflops` of one query (a multiply-add counts one), `model/parameters`, `model/memory_mb` (weights), `model/dim`."""
+    held = sum(value.numel() * value.element_size() for value in network.state_dict().values())
     return {
         "model/gflops": count_gflops(network, resolution),
         "model/parameters": float(count_parameters(network)),
+        "model/memory_mb": held / 1e6,
         "model/dim": float(network.sizes(())[0]),
     }

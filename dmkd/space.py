@@ -191,18 +191,28 @@ def override(config: T, changes: Mapping[str, Any]) -> T:
     """A copy of `config` with dotted keys set: `override(config, {"method.temperature": 3.0})`.
 
     `{"method.name": "yu"}` changes the variant of a field and so starts from that variant's defaults; `{"method.preset": "msdf"}`
-    starts from a preset. Raises `ConfigError` as `build` does.
+    starts from a preset, `{"method": S2SD(...), "method.weight": 5.0}` from a whole value. Raises `ConfigError` as `build` does.
     """
     nested: dict[str, Any] = {}
-    # A variant is chosen before its own fields are set, whatever the order in which they were typed.
-    for key in sorted(changes, key=lambda key: key.rsplit(".", 1)[-1] not in ("name", "preset")):
+    # A variant is chosen before its own fields are set, whatever the order in which they were typed; a whole one first of all.
+    for key in sorted(changes, key=lambda key: (_depth(changes[key], key), key.rsplit(".", 1)[-1] not in ("name", "preset"))):
         node, parts = nested, key.split(".")
-        for part in parts[:-1]:
-            node = node.setdefault(part, {})
-            if not isinstance(node, dict):
+        for place, part in enumerate(parts[:-1]):
+            inner = node.setdefault(part, {})
+            if dataclasses.is_dataclass(inner) and not isinstance(inner, type):
+                node[part] = override(inner, {".".join(parts[place + 1 :]): changes[key]})
+                break
+            if not isinstance(inner, dict):
                 raise ConfigError(f"{key!r} is set twice: once as a whole and once in part")
-        node[parts[-1]] = changes[key]
+            node = inner
+        else:
+            node[parts[-1]] = changes[key]
     return build(type(config), nested, base=config)
+
+
+def _depth(value: Any, key: str) -> int:
+    """Whole parts are set before their fields, outer ones first."""
+    return key.count(".") if dataclasses.is_dataclass(value) else 1000
 
 
 def search_space(config: Any, prefix: str = "") -> dict[str, Range | Choice]:

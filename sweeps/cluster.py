@@ -19,6 +19,7 @@ from ray import tune
 
 from dmkd.errors import SweepError
 from sweeps.guard import LOST, Guard, Reaper
+from sweeps.interrupts import own_interrupts
 from sweeps.progress import Progress
 from sweeps.rows import Job
 from sweeps.trial import DONE, Shared, Trial, read_done
@@ -131,7 +132,7 @@ def fitted(nodes: Sequence[Mapping[str, float]], gpus: float | None, workers: in
 def run_tuner(stage: str, shared: Shared, resources: Resources, total: float, **tuning: Any) -> set[str]:
     """Run trials until the searcher, or the list `runs`, is done; the keys of those that died. `tuning`: see `TuneConfig`."""
     runs = tuning.pop("runs", None)
-    trainable = tune.with_parameters(Trial, shared=shared)
+    trainable = tune.with_parameters(tuning.pop("trainable", Trial), shared=shared)
     folder, progress = shared.folder.parent / "ray", Progress(stage, total, shared.objective)
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
@@ -152,7 +153,8 @@ def run_tuner(stage: str, shared: Shared, resources: Resources, total: float, **
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
         ),
     )
-    tuner.fit()
+    with own_interrupts():
+        tuner.fit()
     # What Tune writes about its own trials is of no use after it has ended: the study and our folders are the truth.
     shutil.rmtree(folder, ignore_errors=True)
     return progress.died

@@ -44,7 +44,9 @@ def read_progress(folder: Path) -> dict[str, Any]:
 
 def progressed(before: dict[str, Any], epoch: int, metrics: dict[str, float], value: float | None, best: Any) -> dict[str, Any]:
     """The progress after an epoch; `value` is the objective's, in `history` once an epoch."""
-    finite = {key: number for key, number in metrics.items() if math.isfinite(number)}
+    # What the model costs is measured once, and is an objective in the last epoch too.
+    finite = {key: number for key, number in before["metrics"].items() if key.startswith("model/")}
+    finite |= {key: number for key, number in metrics.items() if math.isfinite(number)}
     history = [point for point in before["history"] if point[0] < epoch]
     history += [[epoch, value]] if value is not None else []
     return {"epoch": epoch, "metrics": finite, "best": best, "history": history}

@@ -37,6 +37,7 @@ def run_name(config: Config, tags: Mapping[str, str]) -> str:
     """What the tracker's lists show: "trial 3: yu/absolute", "final trial 3: yu/absolute, seed 1", "teacher"."""
     label = tags.get("dmkd.label", config.method.label)
     name = label if label in ("teacher", "untrained", "undistilled") else f"{label}: {config.method.label}"
+    name += f", {tags['dmkd.piece']}" if "dmkd.piece" in tags else ""
     return f"final {name}, seed {config.seed}" if tags.get("dmkd.stage") == "final" else name
 
 

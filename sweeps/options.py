@@ -9,8 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from dmkd.errors import SweepError
+from dmkd.errors import ConfigError, SweepError
+from dmkd.latency import read_place
 from dmkd.space import nearest
+from sweeps.objectives import read_objectives
+
+MORE = (("folds", 2), ("search_seeds", 1))
 
 
 @dataclass(frozen=True)
@@ -23,9 +27,14 @@ class Options:
     set: tuple[str, ...] = ()
     sampler: str | None = None
     early_stopping: str = ""
-    objective: str = ""
+    objective: tuple[str, ...] = ()
+    folds: int | None = None
+    search_seeds: int = 1
+    latency_on: str = ""
+    warm_start: str = ""
     max_gflops: float | None = None
     hours: float | None = None
+    gpu_hours: float | None = None
     gpus_per_trial: float | None = None
     max_concurrent: int | None = None
     data_root: str = ""
@@ -43,11 +52,11 @@ class Options:
     search: bool = False
 
     def __post_init__(self) -> None:
-        for key, least in (("trials", 1), ("epochs", 1), ("seeds", 1), ("max_concurrent", 1), ("extend", 0)):
+        for key, least in (("trials", 1), ("epochs", 1), ("seeds", 1), ("max_concurrent", 1), ("extend", 0), *MORE):
             value = getattr(self, key)
             if value is not None and value < least:
                 raise SweepError(f"--{key.replace('_', '-')}: found {value}, wanted {least} or more")
-        for key in ("max_gflops", "hours"):
+        for key in ("max_gflops", "hours", "gpu_hours"):
             value = getattr(self, key)
             if value is not None and not 0 < value < float("inf"):
                 raise SweepError(f"--{key.replace('_', '-')}: found {value}, wanted a finite number above 0")
@@ -55,16 +64,16 @@ class Options:
             raise SweepError(
                 f"--gpus-per-trial: found {self.gpus_per_trial}, wanted 0 to 1 (a trial trains on one GPU or a share of it)"
             )
-        if self.objective and not self.objective.startswith(("val/", "val_asymmetric/")):
-            raise SweepError(f"--objective {self.objective!r}: {_objective_reason(self.objective)}")
+        read_objectives(self.objective)
+        if self.latency_on:
+            _check_place(self.latency_on)
 
 
-def _objective_reason(objective: str) -> str:
-    if objective.startswith("test"):
-        return (
-            "a search that looks at test classes makes their score worthless; choose by val/..., the final stage reports test/..."
-        )
-    return "wanted a validation metric, as in val/recall_at_1 or val_asymmetric/recall_at_1"
+def _check_place(text: str) -> None:
+    try:
+        read_place(text)
+    except ConfigError as error:
+        raise SweepError(f"--latency-on: {error}") from None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -84,17 +93,28 @@ def parser(name: str, description: str, datasets: Sequence[str] = (), searched: 
     add("--trials", type=int, metavar="N", help="trials of the search, the paper's setting (trial 0) included")
     add("--epochs", type=int, metavar="N", help="planned epochs of every trial")
     add("--seeds", type=int, metavar="N", help="seeds of each row of the final stage")
+    add("--folds", type=int, metavar="N", help="a trial's score is the mean over N class-disjoint folds, each a run of its own")
+    add("--search-seeds", type=int, default=1, metavar="N", help="a trial's score is the mean over N seeds too (default: 1)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="override the base configuration, as in optim.lr=1e-4")
     add("--sampler", metavar="NAME", help="tpe (default), random, gp, cmaes, grid, qmc")
     add(
         "--early-stopping",
-        choices=("auto", "asha", "none"),
+        choices=("auto", "asha", "median", "none"),
         default="",
-        help="asha insists; auto (default) leaves it off when it cannot be fair",
+        help="asha and median insist; auto (default) is asha, and leaves it off when it cannot be fair",
     )
-    add("--objective", default="", metavar="val/METRIC", help="what the search maximises (default: recall_at_1)")
+    add(
+        "--objective",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="val/METRIC to maximise (default: recall_at_1); again for a cost: gflops, latency, dim, parameters, memory",
+    )
+    add("--latency-on", default="", metavar="DEVICE:THREADS", help="where latency is measured (default: cpu:1)")
+    add("--warm-start", default="", metavar="EXPERIMENT", help="try the best points of an earlier sweep in MLflow first")
     add("--max-gflops", type=float, metavar="X", help="propose no student whose query costs more (a multiply-add counts one)")
     add("--hours", type=float, metavar="H", help="end the search in time to leave room for the final stage")
+    add("--gpu-hours", type=float, metavar="H", help="the same for the hours of all GPUs together")
     add("--gpus-per-trial", type=float, metavar="G", help="GPUs of a trial, 0 to 1 (default: 1 where the cluster has any)")
     add("--max-concurrent", type=int, metavar="N", help="trials at once (default: as many as fit)")
     add("--data-root", default="", metavar="DIR", help="the data set's folder (default: $DMKD_DATA/<name>)")
@@ -129,5 +149,5 @@ def parse(
     if unknown:
         names = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Options)]
         raise SweepError(f"unknown option {unknown[0]!r}: {nearest(unknown[0].split('=')[0], names)}")
-    values: dict[str, Any] = vars(known) | {"set": tuple(known.set)}
+    values: dict[str, Any] = vars(known) | {"set": tuple(known.set), "objective": tuple(known.objective)}
     return Options(**values)

@@ -41,7 +41,7 @@ def find_places(options: Options, name: str, make: bool = True) -> Places:
     """Absolute places, made and checked for writing (unless `make` is off). Raises `SweepError` where one cannot be written."""
     home = working_home()
     storage = home / (options.storage or "dmkd-output")
-    uri = absolute_uri(options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "") or "sqlite:///mlflow.db", home)
+    uri = tracking_address(options)
     if not name or Path(name).name != name or name.startswith("."):
         raise SweepError(f"--name {name!r}: wanted a plain name without slashes, for it becomes a folder")
     folder = (storage / name).resolve()
@@ -50,6 +50,12 @@ def find_places(options: Options, name: str, make: bool = True) -> Places:
     if make and uri.startswith("sqlite:///"):
         _writable(Path(uri.removeprefix("sqlite:///")).parent, "--tracking-uri")
     return Places(folder, uri)
+
+
+def tracking_address(options: Options) -> str:
+    """Where runs are logged, absolute."""
+    given = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "") or "sqlite:///mlflow.db"
+    return absolute_uri(given, working_home())
 
 
 def working_home() -> Path:

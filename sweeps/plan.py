@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -16,6 +16,7 @@ from dmkd.distill.base import Plan
 from dmkd.errors import SweepError
 from dmkd.optim import steps_per_epoch
 from dmkd.space import Choice, override
+from sweeps.objectives import Objectives, read_objectives
 from sweeps.options import Options
 from sweeps.space import Searched, Space, Values
 
@@ -50,6 +51,7 @@ def configured(definition: Definition, options: Options) -> Definition:
     """The definition with the command line applied to the base (and, where it concerns the data, to the teacher)."""
     changes = parse_assignments(list(options.set))
     changes |= {"optim.epochs": options.epochs} if options.epochs is not None else {}
+    changes |= {"data.folds": options.folds} if options.folds is not None else {}
     place = {"data.root": os.path.abspath(options.data_root)} if options.data_root else {}
     shared = place | {key: value for key, value in changes.items() if key.startswith("data.")}
     return dataclasses.replace(
@@ -98,10 +100,11 @@ def check_networks(definition: Definition) -> None:
             build_network(config.student)
 
 
-def find_objective(base: Config, objective: str) -> str:
-    """The metric to maximise: as typed, or recall at 1 in the role that the method is meant for."""
+def find_objectives(base: Config, given: Sequence[str]) -> Objectives:
+    """What to optimise: as typed; where no metric was, recall at 1 in the role that the method is meant for."""
     role = "val_asymmetric" if base.method.gallery == "teacher" else "val"
-    return objective or f"{role}/recall_at_1"
+    found = read_objectives(given)
+    return found if found.accuracy else dataclasses.replace(found, accuracy=f"{role}/recall_at_1")
 
 
 def grace_epochs(base: Config, plan: Plan, wanted: str) -> tuple[int | None, str]:
@@ -116,8 +119,8 @@ def grace_epochs(base: Config, plan: Plan, wanted: str) -> tuple[int | None, str
     if ready < plan.epochs:
         return ready, ""
     why = f"{base.method.label} says little before epoch {ready} and {plan.epochs} {'is' if plan.epochs == 1 else 'are'} planned"
-    if wanted == "asha":
-        raise SweepError(f"--early-stopping asha: {why}: plan more than {ready} epochs, or use --early-stopping none")
+    if wanted in ("asha", "median"):
+        raise SweepError(f"--early-stopping {wanted}: {why}: plan more than {ready} epochs, or use --early-stopping none")
     return None, f"early stopping is off: {why}"
 
 

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dmkd.checkpoint import read_info
 from dmkd.config import Config
-from dmkd.data.splits import Parts
+from dmkd.data.datasets import load_dataset
+from dmkd.data.splits import Parts, split
 from dmkd.errors import SweepError
 from dmkd.evaluation.protocol import protocol_fingerprint
+from sweeps.objectives import Objectives
 from sweeps.options import Options
-from sweeps.places import Places
+from sweeps.pieces import Piece, make_pieces
+from sweeps.places import Places, tracking_address
 from sweeps.plan import (
     Definition,
     Facts,
     bounded,
     check_networks,
     find_facts,
-    find_objective,
+    find_objectives,
     gflops_refusal,
     grace_epochs,
     inactive,
 )
 from sweeps.rows import final_rows
-from sweeps.search import make_sampler
 from sweeps.space import Searched, Values
+from sweeps.study import check_sampler
 from sweeps.teachers import check_training
+from sweeps.warm import warm_points
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,12 @@ class Prepared:
     definition: Definition
     facts: Facts
     searched: Searched
-    objective: str
+    objectives: Objectives
+    pieces: tuple[Piece, ...]
+    """The runs of a trial: folds and seeds."""
     sampler: str
+    stopping: str
+    """The rule of early stopping: asha or median."""
     grace: int | None
     """First rung of early stopping, epochs; None: off."""
     points: list[Values]
@@ -56,6 +64,11 @@ class Prepared:
         return 1 + len(self.points)
 
     @property
+    def objective(self) -> str:
+        """The validation metric that is maximised."""
+        return self.objectives.accuracy
+
+    @property
     def experiment(self) -> str:
         """The MLflow experiment: data set and sweep."""
         return f"{self.definition.base.data.name}/{self.definition.name}"
@@ -69,13 +82,14 @@ class Prepared:
         count = {
             name: len(part.classes) for name, part in (("train", parts.train), ("val", parts.val), ("test", parts.test)) if part
         }
-        stopping = f"after epoch {self.grace} at the earliest" if self.grace else "off"
+        stopping = f"{self.stopping}, after epoch {self.grace} at the earliest" if self.grace else "off"
+        each = f" of {len(self.pieces)} runs each ({base.data.folds or 'no'} folds)" if len(self.pieces) > 1 else ""
         over = ", ".join(self.searched.space) or "nothing: trial 0 alone"
         return [
             f"{self.definition.name}: {base.method.label} on {base.data.name}"
             f" ({', '.join(f'{number} {name}' for name, number in count.items())} classes),"
             f" {plan.epochs} epochs of {plan.iterations_per_epoch} steps",
-            f"  search: {min(self.definition.trials, self.most)} trials by {self.sampler} for {self.objective},"
+            f"  search: {min(self.definition.trials, self.most)} trials{each} by {self.sampler} for {self.objectives},"
             f" over {over}; early stopping {stopping}",
             f"  final: {', '.join(rows)} and the best {self.definition.finalists} by validation,"
             f" {self.definition.seeds} seeds each, once on test",
@@ -96,29 +110,57 @@ def prepare(definition: Definition, options: Options) -> Prepared:
         read_info(base.teacher.checkpoint)
     if base.evaluation.test:
         raise SweepError("evaluation.test=true in a search: test classes are looked at once, by the final stage; leave it out")
-    sampler = options.sampler or definition.sampler
-    make_sampler(sampler, base.seed)
+    check_folds(definition)
+    sampler, objectives = options.sampler or definition.sampler, find_objectives(base, options.objective)
     searched = bounded(Searched(base, definition.space), options.max_gflops)
-    points = [*definition.points, *(searched.grid(base.seed) if sampler == "grid" else ())]
+    check_sampler(sampler, searched, len(objectives.names))
+    warm, told_warm = _warm(searched, options, objectives.accuracy)
+    points = [*definition.points, *warm, *(searched.grid(base.seed) if sampler == "grid" else ())]
     for point in points:
         searched.check(point)
     points = [searched.completed(point) for point in points]
     facts = find_facts(base)
-    grace, warning = grace_epochs(base, facts.plan, options.early_stopping or definition.early_stopping)
+    wanted = options.early_stopping or definition.early_stopping
+    grace, warning = grace_epochs(base, facts.plan, wanted)
     check_networks(definition)
     paper = gflops_refusal(searched, {}, options.max_gflops)
     told = check_training(base.teacher.checkpoint, facts.parts, definition.command) if base.teacher.checkpoint else ""
-    warnings = [told, warning, inactive(base, facts.plan), f"trial 0 stays, as a reference, though {paper}" if paper else ""]
-    objective = find_objective(base, options.objective)
+    for fold in range(1, base.data.folds) if base.teacher.checkpoint else ():
+        parts = split(load_dataset(base.data), replace(base.data, fold=fold))
+        check_training(base.teacher.checkpoint, parts, definition.command)
+    warnings = [
+        told,
+        told_warm,
+        warning,
+        inactive(base, facts.plan),
+        f"trial 0 stays, as a reference, though {paper}" if paper else "",
+    ]
     tags = {
         "dmkd.sweep": definition.name,
-        "dmkd.objective": objective,
+        "dmkd.objective": objectives.accuracy,
         "dmkd.data_fingerprint": facts.fingerprint,
         "dmkd.protocol": protocol_of(base, facts.parts),
     }
     final_tags = tags | {"dmkd.protocol": protocol_of(base, facts.final)}
     known = [point for place, point in enumerate(points) if point != searched.base_values() and point not in points[:place]]
-    return Prepared(definition, facts, searched, objective, sampler, grace, known, tags, final_tags, warnings)
+    pieces, rule = make_pieces(base, options.search_seeds), "asha" if wanted == "auto" else wanted
+    return Prepared(definition, facts, searched, objectives, pieces, sampler, rule, grace, known, tags, final_tags, warnings)
+
+
+def _warm(searched: Searched, options: Options, objective: str) -> tuple[list[Values], str]:
+    """The points of `--warm-start` and a note; none where it was not asked for."""
+    if not options.warm_start:
+        return [], ""
+    return warm_points(searched, options.warm_start, tracking_address(options), objective)
+
+
+def check_folds(definition: Definition) -> None:
+    """Raise `SweepError` where a teacher that is trained here would have seen the validation classes of its students."""
+    if definition.base.data.folds and definition.teacher is not None:
+        raise SweepError(
+            "--folds: the teacher of this sweep is trained on classes that every other fold validates on, so a student's score "
+            "would be its teacher's memory; leave --folds out, or give a teacher that saw none of them (teacher.checkpoint)"
+        )
 
 
 def protocol_of(base: Config, parts: Parts) -> str:

@@ -25,6 +25,8 @@ class Record:
     settings: dict[str, str]
     trials: int
     finished: bool = False
+    wall_seconds: float = 0.0
+    """What its sessions took so far."""
 
     def save(self) -> None:
         """Write the file, whole or not at all."""
@@ -39,7 +41,10 @@ def open_record(folder: Path, definition: Definition, objective: str, options: O
     Raises `SweepError` where the folder holds another sweep (with the difference), an unfinished one without `--resume`, or one
     that was planned with fewer trials.
     """
-    return open_settings(folder, definition.name, _settings(definition, objective), definition.trials, options)
+    settings = _settings(definition, objective) | (
+        {"search seeds": str(options.search_seeds)} if options.search_seeds > 1 else {}
+    )
+    return open_settings(folder, definition.name, settings, definition.trials, options)
 
 
 def open_settings(folder: Path, name: str, settings: dict[str, str], trials: int, options: Options) -> Record:
@@ -75,5 +80,7 @@ def _same(record: Record, settings: dict[str, str], name: str) -> None:
     keys = [key for key in record.settings | settings if record.settings.get(key) != settings.get(key)]
     keys = [key for key in keys if not key.endswith(("data.root", "data.workers"))]
     if keys:
-        was = "; ".join(f"{key}: {record.settings.get(key, 'nothing')} -> {settings.get(key, 'nothing')}" for key in keys[:5])
-        raise SweepError(f"sweep {name!r} was begun with another configuration ({was}): choose another --name")
+        was = "; ".join(f"{key}: {record.settings.get(key, 'nothing')} -> {settings.get(key, 'nothing')}" for key in keys)
+        raise SweepError(
+            f"sweep {name!r} was begun with another configuration ({was}): set it back to go on, or choose another --name"
+        )

@@ -26,6 +26,8 @@ class Shared:
     objective: str
     """The best epoch by this metric keeps its checkpoint; without it the last epoch does."""
     tags: Mapping[str, str]
+    latency_on: str = ""
+    """Where the latency of a run's network is measured ("cpu:1"); empty: it is not."""
     spool: Path | None = None
     """Where runs wait for the tracker: on the storage, so that what a dead node left is delivered by others."""
     parent_key: str | None = None

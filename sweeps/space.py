@@ -41,12 +41,21 @@ class Searched:
         self.check(self.base_values())
 
     def active(self, key: str, values: Values) -> bool:
-        """Whether a conditional key is searched, given the values of the keys before it."""
+        """Whether a conditional key is searched, given the values of the keys before it (by their names in the space)."""
         when = self.space[key].when
         if when is None:
             return True
         chosen = values[when[0]] if when[0] in values else None if when[0] in self.space else flatten(self.base).get(when[0])
         return bool(chosen == when[1])
+
+    def named(self, values: Values) -> Values:
+        """Values of the configuration under their names in the space: of `method.weight@0` and `method.weight@2` the one that is
+        active beside them. What is not searched, or not beside these values, is left out."""
+        found: Values = {}
+        for key in self.space:
+            if plain(key) in values and self.active(key, found):
+                found[key] = values[plain(key)]
+        return found
 
     def base_values(self) -> Values:
         """The base's own value of every key that is active in it: trial 0."""
@@ -57,8 +66,8 @@ class Searched:
         values: Values = {}
         for key in self.space:
             if self.active(key, values):
-                values[key] = point.get(key, self._base_value(key))
-        return values
+                values[key] = point[plain(key)] if plain(key) in point else self._base_value(key, values)
+        return _plain(values)
 
     def propose(self, trial: optuna.trial.Trial) -> Values:
         """Ask `trial` for every active key, parents before their conditional children."""
@@ -66,15 +75,16 @@ class Searched:
         for key, entry in self.space.items():
             if self.active(key, values):
                 values[key] = _suggest(trial, key, entry, whole=self._whole(key))
-        return values
+        return _plain(values)
 
     def encoded(self, values: Values) -> dict[str, Any]:
         """Values as Optuna's parameters (an option that is no primitive stands under its label)."""
-        return {key: _label(value) if isinstance(self.space[key], Choice) else value for key, value in values.items()}
+        found = self.named(values)
+        return {key: _label(value) if isinstance(self.space[key], Choice) else value for key, value in found.items()}
 
     def decoded(self, trial: optuna.trial.FrozenTrial) -> Values:
         """The values that a finished trial stood for."""
-        return {key: self._options(key).get(value, value) for key, value in trial.params.items()}
+        return _plain({key: self._options(key).get(value, value) for key, value in trial.params.items()})
 
     def _options(self, key: str) -> Values:
         entry = self.space[key]
@@ -82,12 +92,13 @@ class Searched:
 
     def check(self, values: Values) -> None:
         """Raise `ConfigError` where a known point names an unknown key, an inactive one, or a value outside its range."""
-        for key, value in values.items():
-            if key not in self.space:
+        for key in values:
+            if key not in {plain(known) for known in self.space}:
                 raise ConfigError(f"known point: {key!r} is not searched: {nearest(key, self.space)}")
+        for key, value in self.named(values).items():
             if not _inside(value, self.space[key]):
                 raise ConfigError(
-                    f"{key}={_label(value)!r} lies outside what is searched, {_words(self.space[key])}: widen the space"
+                    f"{plain(key)}={_label(value)!r} lies outside what is searched, {_words(self.space[key])}: widen the space"
                 )
         override(self.base, values)
 
@@ -103,10 +114,13 @@ class Searched:
         random.Random(seed).shuffle(points)
         return points
 
-    def _base_value(self, key: str) -> Any:
-        flat = flatten(self.base)
-        if key in flat:
-            return flat[key]
+    def _base_value(self, key: str, values: Values) -> Any:
+        """The base's value; beside an option that is not the base's own, that option's."""
+        when = self.space[key].when
+        own = override(self.base, {when[0]: when[1]}) if when is not None and dataclasses.is_dataclass(when[1]) else self.base
+        flat = flatten(own)
+        if plain(key) in flat:
+            return flat[plain(key)]
         entry = self.space[key]
         for option in entry.options if isinstance(entry, Choice) else ():
             if override(self.base, {key: option}) == self.base:
@@ -117,17 +131,17 @@ class Searched:
 
     def _default(self, key: str) -> Any:
         """The value of `key` where its conditions hold. Raises `ConfigError` when the configuration has no such key."""
-        entry, conditions = self.space[key], self._conditions(key)
+        entry, conditions, field = self.space[key], _plain(self._conditions(key)), plain(key)
         where = override(self.base, conditions)
         if isinstance(entry, Choice):
             for option in entry.options:
-                override(where, {key: option})
+                override(where, {field: option})
             return entry.options[0]
         flat = flatten(where)
-        if key not in flat:
-            raise ConfigError(f"search space: unknown key {key!r}: {nearest(key, flat)}")
+        if field not in flat:
+            raise ConfigError(f"search space: unknown key {field!r}: {nearest(field, flat)}")
         # Set through `override`, a whole number that a script wrote into a float field becomes the float that it is.
-        return flatten(override(where, {key: flat[key]}))[key]
+        return flatten(override(where, {field: flat[field]}))[field]
 
     def _conditions(self, key: str) -> Values:
         when = self.space[key].when
@@ -137,6 +151,15 @@ class Searched:
 
     def _whole(self, key: str) -> bool:
         return isinstance(self._default(key), int)
+
+
+def plain(key: str) -> str:
+    """The configuration's key: `method.weight` of `method.weight@2` (see `dmkd.space.variants`)."""
+    return key.partition("@")[0]
+
+
+def _plain(values: Values) -> Values:
+    return {plain(key): value for key, value in values.items()}
 
 
 def _check_entry(key: str, entry: Range | Choice) -> None:

@@ -13,17 +13,20 @@ from optuna.trial import TrialState
 from dmkd.config import Config, to_yaml
 from dmkd.errors import SweepError
 from dmkd.space import override
+from sweeps.accounting import spent
 from sweeps.cluster import run_tuner
 from sweeps.driver import About, Driver
 from sweeps.options import Options
+from sweeps.pareto import write_front
 from sweeps.places import Places
 from sweeps.plan import gflops_refusal
 from sweeps.prepare import Prepared
 from sweeps.record import Record
 from sweeps.rows import Job, final_jobs, final_rows, row_id
-from sweeps.search import StudySearch, enqueue, enqueue_failed, failed_trials, open_study, retries
+from sweeps.search import StudySearch
 from sweeps.space import Searched, Values
-from sweeps.stopping import Asha, time_is_up
+from sweeps.stopping import SCHEDULERS, Budget
+from sweeps.study import enqueue, enqueue_failed, failed_trials, open_study, ranked, retries, spread
 from sweeps.teachers import keep_teacher, model_alias
 from sweeps.trial import Shared
 
@@ -35,7 +38,9 @@ class Stages(Driver):
         self.prepared, self.definition = prepared, prepared.definition
         about = About(prepared.experiment, self.definition.name, self.definition.description, prepared.objective)
         super().__init__(about, options, places, record, commit)
-        self.study = open_study(places.folder, self.definition.name, prepared.sampler, self.definition.base.seed)
+        directions = prepared.objectives.directions
+        seed, known = self.definition.base.seed, len(prepared.points)
+        self.study = open_study(places.folder, self.definition.name, prepared.sampler, seed, directions=directions, known=known)
 
     @property
     def tags(self) -> dict[str, str]:
@@ -105,24 +110,17 @@ class Stages(Driver):
         search = StudySearch(
             self.study,
             searched,
-            metric=prepared.objective,
+            objectives=prepared.objectives,
             epochs=base.optim.epochs,
             limit=min(self.record.trials, prepared.most) + retries(self.study),
+            pieces=prepared.pieces,
             accept=lambda values: gflops_refusal(searched, values, self.options.max_gflops),
-            closed=time_is_up(self.started, self.options.hours, self._final_waves()),
+            closed=self._budget().closed,
         )
         if search.left:
-            asha = prepared.grace and Asha(
-                self.study, self.places.trials, metric=prepared.objective, grace=prepared.grace, epochs=base.optim.epochs
-            )
-            tuning = {"search_alg": search} | ({"scheduler": asha} if asha else {})
-            run_tuner(
-                "search",
-                self.shared(tags=prepared.tags | self.commit | {"dmkd.stage": "search"}),
-                self.resources,
-                search.left,
-                **tuning,
-            )
+            tags = prepared.tags | self.commit | {"dmkd.stage": "search"}
+            shared = self.shared(tags=tags, latency_on=self.options.latency_on or "cpu:1" * prepared.objectives.latency)
+            run_tuner("search", shared, self.resources, search.left, search_alg=search, **self._scheduler())
         failed = failed_trials(self.study)
         self.failures += [f"trial {number}: {reason}" for number, reason in failed.items()]
         trials = self.study.get_trials(deepcopy=False)
@@ -131,21 +129,41 @@ class Stages(Driver):
         # Ctrl-C between two trials leaves none running, but the search is not over.
         return search.over and not any(trial.state == TrialState.RUNNING for trial in trials)
 
-    def _final_waves(self) -> int:
-        rows = final_rows(self.definition, {}, "")
-        runs = (len(rows) + self.definition.finalists) * self.definition.seeds
-        return math.ceil(runs / self.resources.at_once)
+    def _scheduler(self) -> dict[str, Any]:
+        """Early stopping, where it is on."""
+        prepared, epochs = self.prepared, self.definition.base.optim.epochs
+        if not prepared.grace:
+            return {}
+        make = SCHEDULERS[prepared.stopping]
+        return {"scheduler": make(self.study, self.places.trials, metric=prepared.objective, grace=prepared.grace, epochs=epochs)}
+
+    def _budget(self) -> Budget:
+        """What is left of --hours and --gpu-hours. Raises `SweepError` for GPU hours of trials without a GPU."""
+        share, options = self.resources.gpus, self.options
+        if options.gpu_hours is not None and not share:
+            raise SweepError("--gpu-hours: these trials train on CPUs; say --hours, or give them a GPU (--gpus-per-trial)")
+        runs = (len(final_rows(self.definition, {}, "")) + self.definition.finalists) * self.definition.seeds
+        before = (time.monotonic() - self.started) * share if self.definition.teacher is not None else 0.0
+        waves = math.ceil(runs / self.resources.at_once)
+        return Budget(self.started, options.hours, options.gpu_hours, share, waves, runs, before)
 
     def _best(self) -> dict[str, Values]:
-        """The best trials by validation, each configuration once: {label: values}."""
+        """The best trials by validation (with several objectives: of the Pareto front), each configuration once."""
         searched = Searched(self.definition.base, self.prepared.searched.space)
-        complete = [t for t in self.study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
-        ranked = sorted(complete, key=lambda trial: (-float(trial.value or 0.0), trial.number))
-        unique: dict[str, tuple[str, Values]] = {}
-        for trial in ranked:
-            values = searched.decoded(trial)
-            unique.setdefault(row_id(searched.base, values), (f"trial {trial.number}", values))
-        return dict(list(unique.values())[: self.definition.finalists])
+        unique: dict[str, Any] = {}
+        for trial in ranked(self.study):
+            unique.setdefault(row_id(searched.base, searched.decoded(trial)), trial)
+        chosen = list(unique.values())
+        several = len(self.study.directions) > 1
+        chosen = spread(chosen, self.definition.finalists) if several else chosen[: self.definition.finalists]
+        return {f"trial {trial.number}": searched.decoded(trial) for trial in chosen}
+
+    def report(self) -> None:
+        """The Pareto front, where there is one, then the leaderboard."""
+        if self.prepared.objectives.costs:
+            searched = Searched(self.definition.base, self.prepared.searched.space)
+            print("\n" + write_front(self.places.folder, self.study, searched, self.prepared.objectives))
+        super().report()
 
     def _final(self) -> bool:
         """Every row of the final stage with every seed; whether all ended."""
@@ -162,10 +180,13 @@ class Stages(Driver):
     def params(self) -> dict[str, object]:
         """Params of the parent run."""
         names = {"trials": self.record.trials, "seeds": self.definition.seeds, "sampler": self.prepared.sampler}
-        return names | {"objective": self.prepared.objective, "epochs": self.definition.base.optim.epochs}
+        names |= {"objective": str(self.prepared.objectives), "epochs": self.definition.base.optim.epochs}
+        return names | {"folds": self.definition.base.data.folds, "search_seeds": self.options.search_seeds}
 
     def costs(self) -> dict[str, float]:
-        """Metrics of the parent run."""
+        """Metrics of the parent run: what everything has cost since the sweep began, over all its sessions."""
         trials = self.study.get_trials(deepcopy=False)
         states = {f"sweep/trials_{state.name.lower()}": float(sum(t.state == state for t in trials)) for state in TrialState}
-        return states | {"sweep/wall_seconds": time.monotonic() - self.started}
+        self.record.wall_seconds += time.monotonic() - self.started
+        self.record.save()
+        return states | spent(self.places.trials) | {"sweep/wall_seconds": self.record.wall_seconds}

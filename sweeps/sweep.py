@@ -96,7 +96,7 @@ def run_sweep(definition: Definition, options: Options) -> list[str]:
     for line in prepared.summary(places):
         print(line, file=sys.stderr)
     with lock(places.folder):
-        record = open_record(places.folder, definition, prepared.objective, options)
+        record = open_record(places.folder, definition, str(prepared.objectives), options)
         from sweeps.stages import Stages
 
         stages = Stages(prepared, options, places, record, find_commit(Path(sys.argv[0]).resolve()))

@@ -27,10 +27,12 @@ from sweeps.folder import (
     write_done,
     write_progress,
 )
+from sweeps.memory import Careful
 from sweeps.naming import environment, open_run
 from sweeps.rows import settled
 from sweeps.shared import Shared
 from sweeps.signals import Notice, Preempted, grace
+from sweeps.stopwatch import costs
 from sweeps.watch import Watchdog
 
 __all__ = ["DONE", "STOPPED", "Shared", "Trial", "read_done"]
@@ -70,8 +72,6 @@ class Trial(tune.Trainable):
     def _open(self, job: Mapping[str, Any]) -> None:
         import torch
 
-        from dmkd.trainer import fit
-
         resources = self.trial_resources
         torch.set_num_threads(int(resources.required_resources.get("CPU", 1)) if resources else 1)
         self.settings = settings = settled(override(self.shared.base, job["values"]))
@@ -84,7 +84,7 @@ class Trial(tune.Trainable):
         self.run = open_run(self.shared, settings, job, self._fence().mine)
         if refusal:
             raise SweepError(refusal)
-        self.epochs = fit(settings, self._state())
+        self.epochs = Careful(settings, self._state, self.folder, self.run.set_tags)
 
     def _fence(self) -> Fence:
         assert self.fence is not None
@@ -146,7 +146,7 @@ class Trial(tune.Trainable):
         from dmkd.run import is_better, save_checkpoint, write_all_outcomes
 
         first = not self.progress["metrics"]
-        metrics = epoch.metrics | (epoch.training.model_costs if first else {})
+        metrics = epoch.metrics | (costs(epoch, self.shared) if first else {})
         value, best = metrics.get(self.shared.objective), self.progress["best"]
         assert self.run is not None
         with self._fence().writing():

@@ -16,8 +16,9 @@ from dmkd.distill.relations import similarity_kl
 from dmkd.errors import ConfigError, TrainingError
 from dmkd.space import Limit, OneOf, Range
 
-READY_SHARE = 0.5
-"""Share of the planned epochs after which a score may be trusted. Provisional: no measurement stands behind it yet."""
+READY_SHARE = 7 / 16
+"""Share of the planned epochs after which a score may be trusted: from epoch 7 of 16 on, Spearman's correlation with the final
+ranks is above 0.8 in 360 recorded curves, among all and among the better half (docs/search.md)."""
 
 
 @dataclass(frozen=True)

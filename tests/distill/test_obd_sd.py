@@ -69,8 +69,8 @@ def test_a_constant_weight_is_the_end_of_the_ramp():
     assert constant["distillation"].item() == ramped["distillation"].item() > 0
 
 
-def test_obd_sd_is_ready_after_half_the_plan_and_a_single_epoch_never_distils():
-    assert [ObdSd().ready_after(Plan(epochs, 9)) for epochs in (150, 3, 1)] == [75, 2, 1]
+def test_obd_sd_is_ready_where_recorded_ranks_agree_and_a_single_epoch_never_distils():
+    assert [ObdSd().ready_after(Plan(epochs, 9)) for epochs in (150, 16, 3, 1)] == [66, 7, 2, 1]
     assert ObdSd().inactive_terms(Plan(1, 9)) == ("distillation",)
     assert ObdSd(dynamic=False).ready_after(Plan(150, 9)) == 1
     assert ObdSd(dynamic=False).inactive_terms(Plan(1, 9)) == ()

@@ -19,7 +19,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sweeps.cluster import ROOT
-from sweeps.search import open_study
+from sweeps.study import open_study
 from tracking.reading import load_runs
 
 pytestmark = pytest.mark.slow
@@ -218,5 +218,17 @@ def test_sigterm_to_the_driver_leaves_a_resumable_state_at_once(
     driver.look()
     assert "RUNNING" not in set(load_runs(f"sqlite:///{driver.folder}/mlflow.db")["status"])
     assert TrialState.RUNNING not in [trial.state for trial in open_study(driver.out, "killed").trials]
+    driver.run("--resume")
+    assert driver.results() == undisturbed
+
+
+def test_control_c_twice_stops_hard_and_resumes(tmp_path: Path, pictures: Path, undisturbed: dict[str, list[Any]]) -> None:
+    driver = Driver(tmp_path / "sweep", pictures)
+    process = driver.start()
+    wait_for(lambda: driver.epoch("trial-0000") >= 2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130, (driver.folder / "log").read_text()
     driver.run("--resume")
     assert driver.results() == undisturbed

@@ -22,7 +22,7 @@ from sweeps.plan import (
     Definition,
     bounded,
     configured,
-    find_objective,
+    find_objectives,
     gflops_refusal,
     grace_epochs,
     inactive,
@@ -56,9 +56,9 @@ def test_a_plan_too_short_for_early_stopping_turns_it_off_with_numbers_or_refuse
 
 
 def test_the_objective_follows_the_gallery():
-    assert find_objective(Config(method=S2SD()), "") == "val/recall_at_1"
-    assert find_objective(Config(method=Raml()), "") == "val_asymmetric/recall_at_1"
-    assert find_objective(Config(method=Raml()), "val/map") == "val/map"
+    assert find_objectives(Config(method=S2SD()), ()).accuracy == "val/recall_at_1"
+    assert find_objectives(Config(method=Raml()), ()).accuracy == "val_asymmetric/recall_at_1"
+    assert find_objectives(Config(method=Raml()), ("val/map",)).accuracy == "val/map"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,14 @@ def test_the_objective_follows_the_gallery():
         (["--gpus-per-trial", "2"], "wanted 0 to 1"),
         (["--early-stopping", "hyperband"], "invalid choice"),
         (["--trails", "3"], "unknown option '--trails': did you mean '--trials'"),
-        (["--warm-start", "x"], "unknown option '--warm-start'"),
+        (["--warm-stat", "x"], "unknown option '--warm-stat': did you mean '--warm-start'"),
+        (["--objective", "val/map", "--objective", "val/recall_at_1"], "wanted one validation metric beside costs"),
+        (["--objective", "gflop"], "or a cost: did you mean 'gflops'"),
+        (["--objective", "dim", "--objective", "model/dim"], "model/dim is given twice"),
+        (["--latency-on", "gpu"], "wanted cpu:THREADS or cuda"),
+        (["--folds", "1"], "--folds: found 1, wanted 2 or more"),
+        (["--search-seeds", "0"], "--search-seeds: found 0"),
+        (["--gpu-hours", "0"], "--gpu-hours: found 0.0"),
     ],
 )
 def test_a_bad_command_line_is_one_line(arguments, message):
@@ -164,6 +171,8 @@ def test_everything_that_can_be_known_is_refused_before_ray(base, teacher, tmp_p
     refused(SweepError, "by the final stage", options=Options(set=("evaluation.test=true",)))
     refused(SweepError, "needs validation classes", options=Options(set=("data.validation=0",)))
     refused(SweepError, "did you mean 'tpe'", options=Options(sampler="tpee"))
+    refused(SweepError, "its teacher's memory", options=Options(folds=3))
+    refused(SweepError, "cmaes cannot serve several", options=Options(sampler="cmaes", objective=("dim",)))
     refused(SweepError, "grid cannot serve", options=Options(sampler="grid"), space={
         "method.absolute": Range(0, 1, when=("method.hint_adapter", True)), "method.hint_adapter": Choice((False, True))
     })  # fmt: skip

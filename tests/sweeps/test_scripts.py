@@ -15,8 +15,8 @@ from dmkd.distill.s2sd import S2SD
 from dmkd.losses import MultiSimilarity
 from dmkd.space import override
 from sweeps import cars_s2sd, quickstart
-from sweeps.search import enqueue
 from sweeps.space import Searched
+from sweeps.study import enqueue
 
 SCRIPTS = sorted(path for path in Path(cars_s2sd.__file__).parent.glob("*.py") if path.read_text().startswith("#!"))
 

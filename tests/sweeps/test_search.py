@@ -14,8 +14,10 @@ from dmkd.config import Config
 from dmkd.distill.s2sd import S2SD
 from dmkd.errors import SweepError
 from dmkd.space import Range
-from sweeps.search import SAMPLERS, StudySearch, enqueue, enqueue_failed, make_sampler, open_study, retries
+from sweeps.objectives import Objectives
+from sweeps.search import StudySearch
 from sweeps.space import Searched
+from sweeps.study import SAMPLERS, enqueue, enqueue_failed, make_sampler, open_study, retries
 
 BASE = Config(method=S2SD())
 SEARCHED = Searched(BASE, {"method.temperature": Range(0.2, 2), "method.weight": Range(1, 1000, log=True)})
@@ -25,7 +27,7 @@ METRIC = "val/recall_at_1"
 def search(folder, limit=6, points=(), **options) -> StudySearch:
     study = open_study(folder, "s", options.pop("sampler", "tpe"), seed=5)
     enqueue(study, SEARCHED, list(points))
-    return StudySearch(study, SEARCHED, metric=METRIC, epochs=4, limit=limit, **options)
+    return StudySearch(study, SEARCHED, objectives=Objectives(METRIC), epochs=4, limit=limit, **options)
 
 
 def result(epoch, value):
@@ -134,7 +136,7 @@ def test_refused_proposals_do_not_count_and_trial_zero_is_never_refused(tmp_path
 
 
 def test_no_new_trial_when_the_time_is_up(tmp_path):
-    searcher = search(tmp_path, closed=lambda seconds: True)
+    searcher = search(tmp_path, closed=lambda longest, spent: True)
     assert searcher.suggest("a") == Searcher.FINISHED
     assert states(tmp_path) == [(0, "WAITING")]
 
@@ -143,7 +145,7 @@ def test_saved_and_restored_by_number_alone(tmp_path):
     searcher = search(tmp_path / "study")
     job = searcher.suggest("a")
     searcher.save(str(tmp_path / "state"))
-    assert json.loads((tmp_path / "state").read_text()) == {"a": 0}
+    assert json.loads((tmp_path / "state").read_text()) == {"a": [0, 0]}
     again = search(tmp_path / "study")
     again.restore(str(tmp_path / "state"))
     assert again.left == 5

@@ -9,8 +9,8 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.schedulers import TrialScheduler
 
-from sweeps.search import open_study
-from sweeps.stopping import Asha, time_is_up
+from sweeps.stopping import Asha, Budget, MedianRule
+from sweeps.study import open_study
 from sweeps.trial import STOPPED
 
 METRIC = "val/recall_at_1"
@@ -92,4 +92,31 @@ def test_an_epoch_without_a_score_and_a_failure_are_left_alone(tmp_path):
 @pytest.mark.parametrize(("hours", "closed"), [(None, False), (1.0, False), (0.49, True), (0.01, True)])
 def test_the_search_ends_in_time_for_the_final_stage(hours, closed):
     """Trials of ten minutes: one more, and two rounds of the final stage, take half an hour."""
-    assert time_is_up(time.monotonic(), hours, waves=2)(600.0) is closed
+    assert Budget(time.monotonic(), hours, waves=2).closed(600.0, 0.0) is closed
+
+
+@pytest.mark.parametrize(("gpu_hours", "closed"), [(None, False), (1.01, False), (0.99, True)])
+def test_gpu_hours_count_the_runs_of_the_final_stage_and_shares_of_a_gpu(gpu_hours, closed):
+    """On half a card: an hour spent, and one more trial and five final runs of ten minutes each, are 2 h, so one GPU-hour."""
+    budget = Budget(time.monotonic(), None, gpu_hours, share=0.5, waves=1, runs=5)
+    assert budget.closed(600.0, 3600.0) is closed
+
+
+def test_the_median_rule_stops_below_the_median_of_the_means_and_never_before_the_grace(tmp_path):
+    scheduler = MedianRule(open_study(tmp_path, "s"), tmp_path, metric=METRIC, grace=2, epochs=18)
+    for number, value in ((1, 0.2), (2, 0.4), (3, 0.6)):
+        assert set(results(scheduler, trial(number), [value] * 2)) == {CONTINUE}  # two others are too few for a median
+    assert results(scheduler, trial(4), [0.0, 0.7]) == [CONTINUE, STOP]  # its mean is 0.35, the others' median 0.4
+    assert results(scheduler, trial(5), [0.0, 0.9]) == [CONTINUE, CONTINUE]  # 0.45
+    assert results(scheduler, trial(0), [0.0, 0.0]) == [CONTINUE, CONTINUE]
+    assert (tmp_path / "trial-0004" / STOPPED).exists()
+
+
+def test_later_pieces_of_a_trial_are_not_stopped_and_not_counted(tmp_path):
+    scheduler = asha(tmp_path)
+    results(scheduler, trial(1), [0.5] * 3)
+    later = trial(2)
+    later.config["piece"] = 1
+    assert results(scheduler, later, [0.0] * 6) == [CONTINUE] * 6
+    scheduler.on_trial_complete(None, later, {"epoch": 6, METRIC: 0.0})
+    assert list(dict(scheduler._brackets[0]._rungs)[2].values()) == [0.5]

@@ -17,7 +17,7 @@ from dmkd.run import evaluate_checkpoint
 from dmkd.space import Choice, flatten
 from sweeps.options import Options
 from sweeps.plan import Definition, configured
-from sweeps.search import open_study
+from sweeps.study import open_study
 from sweeps.sweep import run_sweep
 from tracking.reading import load_outcomes, load_runs
 

@@ -1,0 +1,162 @@
+"""What a trial costs beside its training: no-op trials through the sweep's own Tuner, searcher and durable study.
+
+python benchmarks/bench_sweep.py                  # about 4 minutes of a quiet 2-core machine
+python benchmarks/bench_sweep.py storage growth
+
+The peer is what a Ray user writes first: `tune.Tuner` on a function, with `OptunaSearch` and every default.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import os
+import pstats
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import ray
+from ratio import heading, record
+from ray import tune
+
+from dmkd.config import Config
+from dmkd.space import Range
+from sweeps.cluster import QUIET, ROOT, Resources, run_tuner
+from sweeps.objectives import Objectives
+from sweeps.search import StudySearch
+from sweeps.shared import Shared
+from sweeps.space import Searched
+from sweeps.stopping import Asha
+from sweeps.study import open_study
+
+METRIC = "val/recall_at_1"
+SEARCHED = Searched(Config(), {"optim.lr": Range(1e-6, 1e-3, log=True)})
+AT_ONCE = 2
+TIMES = (10, 100, 1000)
+PEER_TIMES = 10
+"""Trials of the peer: it starts a process for each, seconds apiece."""
+
+
+class Nothing(tune.Trainable):
+    """A trial of one epoch that trains nothing."""
+
+    def setup(self, config: dict[str, Any], shared: Shared | None = None) -> None:
+        """One number."""
+        self.value = float(config["values"]["optim.lr"])
+
+    def step(self) -> dict[str, Any]:
+        """One epoch."""
+        return {"epoch": 1, METRIC: self.value, "history": [[1, self.value]], "done": True}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Another trial in the same process."""
+        self.setup(new_config)
+        return True
+
+
+def ours(count: int) -> float:
+    """Wall seconds of a sweep's search stage over no-op trials: TPE, ASHA, a journal on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        (place / "trials").mkdir()
+        study = open_study(place, "noop", "tpe")
+        search = StudySearch(study, SEARCHED, objectives=Objectives(METRIC), epochs=1, limit=count)
+        shared = Shared(Config(), place / "trials", "", "", "noop", None, METRIC, {})
+        asha = Asha(study, place / "trials", metric=METRIC, grace=1, epochs=1)
+        started = time.perf_counter()
+        run_tuner("search", shared, Resources(1, 0.0, AT_ONCE), count, trainable=Nothing, search_alg=search, scheduler=asha)
+        taken = time.perf_counter() - started
+        assert sum(trial.state.name == "COMPLETE" for trial in study.trials) == count
+        return taken
+
+
+def theirs(count: int) -> float:
+    """The same number of trials by Ray Tune's and OptunaSearch's defaults (a study in memory)."""
+    from ray.tune.search.optuna import OptunaSearch
+
+    def nothing(config: dict[str, Any]) -> None:
+        tune.report({METRIC: config["lr"]})
+
+    with tempfile.TemporaryDirectory() as folder:
+        tuner = tune.Tuner(
+            nothing,
+            param_space={"lr": tune.loguniform(1e-6, 1e-3)},
+            tune_config=tune.TuneConfig(search_alg=OptunaSearch(metric=METRIC, mode="max"), num_samples=count),
+            run_config=tune.RunConfig(storage_path=folder, verbose=0),
+        )
+        started = time.perf_counter()
+        found = tuner.fit()
+        taken = time.perf_counter() - started
+        assert len(found) == count
+        return taken
+
+
+def overhead() -> None:
+    """A trial's overhead, and how it grows with their number."""
+    ours(2)  # the first sweep of a process imports and warms up workers
+    for count in TIMES:
+        took = ours(count)
+        print(f"  ours, {count} trials: {took:.2f} s, {1e3 * took / count:.1f} ms a trial")
+        if count == PEER_TIMES:
+            peer = theirs(count)
+            print(f"  Ray Tune + OptunaSearch by default, {count} trials: {peer:.2f} s, {1e3 * peer / count:.1f} ms a trial")
+            record(
+                f"a trial's overhead, {count} no-op trials",
+                [took],
+                [peer],
+                peer_name="Ray Tune + OptunaSearch by default",
+                goal=0.25,
+                clock="wall",
+            )
+
+
+def storage() -> None:
+    """What the durable study costs a trial: ask, one intermediate value, two attributes, tell."""
+    with tempfile.TemporaryDirectory() as folder:
+        made: dict[str, Callable[[], optuna.Study]] = {
+            "journal file": lambda: open_study(Path(folder), "s"),
+            "memory": lambda: optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0)),
+            "sqlite": lambda: optuna.create_study(
+                storage=f"sqlite:///{folder}/s.db", direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0)
+            ),
+        }
+        for name, make in made.items():
+            search = StudySearch(make(), SEARCHED, objectives=Objectives(METRIC), epochs=1, limit=200)
+            started = time.perf_counter()
+            for number in range(100):
+                search.suggest(str(number))
+                search.on_trial_complete(str(number), {"epoch": 1, METRIC: 0.5, "time_total_s": 1.0})
+            print(f"  {name}: {10 * (time.perf_counter() - started):.1f} ms a trial (100 trials; goal of the durable one: 25)")
+
+
+def profile() -> None:
+    """Where the driver's time of 100 no-op trials goes."""
+    profiler = cProfile.Profile()
+    profiler.enable()
+    ours(100)
+    profiler.disable()
+    pstats.Stats(profiler).sort_stats("cumtime").print_stats(45)
+
+
+PARTS: dict[str, Callable[[], None]] = {"storage": storage, "overhead": overhead, "profile": profile}
+
+
+def main() -> None:
+    os.environ |= QUIET | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    warnings.simplefilter("ignore")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    chosen = sys.argv[1:] or ["storage", "overhead"]
+    heading()
+    if set(chosen) & {"overhead", "profile"}:
+        ray.init(address="local", num_cpus=AT_ONCE, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+    for part in chosen:
+        PARTS[part]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Is the search worth its code? Real learning curves, recorded once, and searchers replayed on them."""
