@@ -126,6 +126,7 @@ class Training:
             crop_ratio=self.config.data.crop_ratio,
             qualities=self.config.data.qualities,
             transform=self.config.data.transform,
+            short_side=self.config.data.view_short_side,
         )
         images = self._steps(batches, terms)
         self.epoch += 1

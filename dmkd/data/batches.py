@@ -22,6 +22,7 @@ from dmkd.data.rows import PLAN, Place, RowMaker, TestRows
 from dmkd.data.sized import SizedRows
 from dmkd.data.slots import Slots, plan_slots
 from dmkd.data.views import Views, check_degraded, generator
+from dmkd.errors import ConfigError
 from dmkd.space import Limit, OneOf
 
 
@@ -98,27 +99,39 @@ def training_batches(
     crop_ratio: float = 0.875,
     qualities: tuple[Quality, Quality] = (CLEAN, CLEAN),
     transform: str = "centre_crop",
+    short_side: int = 0,
 ) -> Iterator[Batch]:
     """The batches of one epoch.
 
     `tuples` [n, M] are training positions (column 0 the anchor; a column of the anchor's class is a positive), wanted where
     `batches.kind` is "tuples"; `labels` [N] replaces the part's own (noise; -1: withheld); `crop_ratio` serves
     `augmentation="none"`, the test transform; so does `transform="max_side"`, under which pictures keep their own sizes and the
-    teacher's are not drawn; `qualities` are the student's and the teacher's. Rows that would show a broken picture are left out,
+    teacher's are not drawn; `qualities` are the student's and the teacher's; augmented views are cut from pictures reduced to
+    `short_side`, unless 0. Rows that would show a broken picture are left out,
     tuples that have one among their members too, and a batch of which less than two pictures remain: `part.broken` names them.
     Raises `DataError`: more than half of the pictures are broken; too few pictures or classes; `ConfigError` where a degradation
-    would take nothing away.
+    would take nothing away, or `short_side` too much.
     """
     check_degraded(qualities[0].degraded_size, student_resolution)
+    _check_short_side(short_side, max(student_resolution, teacher_resolution or 0), any(side.boxes for side in qualities))
     known = part.labels if labels is None else labels.numpy().astype(np.int64)
     plan = plan_slots(
         part, batches, known, None if tuples is None else tuples.numpy().astype(np.int64), generator(seed, epoch, PLAN)
     )
     size = teacher_resolution if views.teacher else None
-    maker = RowMaker(part, views, student_resolution, size, (seed, epoch), crop_ratio, qualities)
+    maker = RowMaker(part, views, student_resolution, size, (seed, epoch), crop_ratio, qualities, short_side)
     whole = transform == "max_side" and views.augmentation == "none"
     sized = SizedRows(part, student_resolution, qualities[0]) if whole else None
     yield from made(part, load(_TrainingTask(maker, known, plan, sized), len(plan), workers))
+
+
+def _check_short_side(short_side: int, resolution: int, boxes: bool) -> None:
+    if short_side and short_side < resolution:
+        raise ConfigError(
+            f"data.view_short_side: found {short_side}, wanted at least the {resolution} pixels of a view, or 0: whole pictures"
+        )
+    if short_side and boxes:
+        raise ConfigError("data.view_short_side with data.use_boxes: boxes are those of whole pictures; set view_short_side=0")
 
 
 def test_batches(

@@ -1,14 +1,17 @@
-"""Opening pictures, whatever their mode or state, and keeping decoded ones in memory up to a limit."""
+"""Opening pictures, whatever their mode or state, and keeping decoded ones: a small set in memory, a large one on the disk."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
+import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dmkd.data.decoded import DecodedPictures, Pixels, decoded_folder, decoded_limit, picture_key
 from dmkd.errors import DataError
 
 LIMIT_MB = "DMKD_PICTURE_CACHE_MB"
@@ -78,35 +81,71 @@ def _on_white(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", picture.size, (255, 255, 255, 255)), picture).convert("RGB")
 
 
-class PictureCache:
-    """The most recently used decoded pictures, at most `limit` bytes of pixels (4 a pixel). A changed file is read again."""
+Identity = tuple[str, int, int, int]
+"""Path, time of change and size of a file, and the short side that it is reduced to (0: as it is)."""
 
-    def __init__(self, limit: int) -> None:
+
+class PictureCache:
+    """Decoded pictures: the most recently used in memory, at most `limit` bytes of pixels. A changed file is read again.
+
+    A data set that is larger goes to `kept(root)`, the disk of this machine, where all its processes share one copy.
+    """
+
+    def __init__(self, limit: int, kept: Callable[[str], DecodedPictures] | None = None) -> None:
         self.limit = limit
         self.used = 0
-        self._pictures: OrderedDict[tuple[str, int, int], Image.Image] = OrderedDict()
+        self._pictures: OrderedDict[Identity, Pixels] = OrderedDict()
+        self._kept = kept or (lambda root: DecodedPictures(decoded_folder(root), 0))
+        self._stores: dict[str, DecodedPictures] = {}
+        self._spilled: set[str] = set()
 
-    def open(self, path: str) -> Image.Image:
-        """The decoded picture, not to be altered. Raises `DataError` as `open_picture` does."""
-        key = _identity(path)
+    def open(self, path: str, root: str = "", short_side: int = 0) -> Pixels:
+        """[h, w, 3] the decoded picture, not to be altered; reduced to `short_side`, where that is less, unless 0.
+
+        `root` is the data set's folder. Raises `DataError` as `open_picture` does.
+        """
+        key = (*_identity(path), short_side)
         if key in self._pictures:
             self._pictures.move_to_end(key)
             return self._pictures[key]
-        picture = open_picture(path)
-        self._keep(key, picture)
-        return picture
+        store = self._store(root)
+        name = picture_key(*key, PIL.__version__)
+        stored = store.get(name) if root in self._spilled else None
+        if stored is not None:
+            return stored
+        pixels = np.asarray(reduced(open_picture(path), short_side))
+        if root not in self._spilled or not store.put(name, pixels):
+            self._keep(key, pixels, root)
+        return pixels
 
-    def _keep(self, key: tuple[str, int, int], picture: Image.Image) -> None:
-        size = _bytes(picture)
-        if size > self.limit:
+    def _store(self, root: str) -> DecodedPictures:
+        if root not in self._stores:
+            self._stores[root] = self._kept(root)
+            if self._stores[root].started:
+                self._spilled.add(root)
+        return self._stores[root]
+
+    def _keep(self, key: Identity, pixels: Pixels, root: str) -> None:
+        if self.used + pixels.nbytes > self.limit and self._stores[root].limit:
+            self._spilled.add(root)
+        if pixels.nbytes > self.limit:
             return
-        self._pictures[key] = picture
-        self.used += size
+        self._pictures[key] = pixels
+        self.used += pixels.nbytes
         while self.used > self.limit:
-            self.used -= _bytes(self._pictures.popitem(last=False)[1])
+            self.used -= self._pictures.popitem(last=False)[1].nbytes
 
     def __len__(self) -> int:
         return len(self._pictures)
+
+
+def reduced(picture: Image.Image, short_side: int) -> Image.Image:
+    """The picture with its shorter side reduced to `short_side` (bilinear, antialiased), never enlarged; 0: as it is."""
+    least = min(picture.size)
+    if not short_side or least <= short_side:
+        return picture
+    width, height = (round(side * short_side / least) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def _identity(path: str) -> tuple[str, int, int]:
@@ -115,10 +154,6 @@ def _identity(path: str) -> tuple[str, int, int]:
     except OSError:
         return path, -1, -1
     return path, status.st_mtime_ns, status.st_size
-
-
-def _bytes(picture: Image.Image) -> int:
-    return 4 * picture.width * picture.height
 
 
 def _limit() -> int:
@@ -132,7 +167,8 @@ _caches: dict[str, PictureCache] = {}
 
 
 def shared_cache() -> PictureCache:
-    """The process's own cache: a small data set is decoded once, whatever the number of epochs."""
+    """The process's own cache: a small data set is decoded once a process, a large one once a machine."""
     if "cache" not in _caches:
-        _caches["cache"] = PictureCache(_limit())
+        limit = decoded_limit()
+        _caches["cache"] = PictureCache(_limit(), lambda root: DecodedPictures(decoded_folder(root), limit))
     return _caches["cache"]

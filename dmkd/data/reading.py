@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from PIL import Image
-
 from dmkd.data.broken import BrokenPicture
 from dmkd.data.cache import shared_cache
+from dmkd.data.decoded import Pixels
 from dmkd.data.pictures import Pictures
 from dmkd.errors import DataError
 
@@ -18,11 +18,11 @@ Found = dict[str, str]
 """Path and reason of pictures met as broken."""
 
 
-def read_picture(part: Pictures, position: int) -> Image.Image:
-    """The decoded picture, not to be altered. Raises `BrokenPicture`."""
+def read_picture(part: Pictures, position: int, short_side: int = 0) -> Pixels:
+    """[h, w, 3] the decoded picture, not to be altered; reduced to `short_side`, unless 0. Raises `BrokenPicture`."""
     cache = shared_cache()
     try:
-        return cache.open(part.file(position))
+        return cache.open(part.file(position), os.fspath(part.root), short_side)
     except DataError as error:
         raise BrokenPicture(part.paths[position], str(error)) from None
 

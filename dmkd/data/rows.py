@@ -46,6 +46,8 @@ class RowMaker:
     crop_ratio: float
     qualities: tuple[Quality, Quality] = (CLEAN, CLEAN)
     """The student's, the teacher's."""
+    short_side: int = 0
+    """Of pictures that augmented views are cut from (0: as they are)."""
 
     def images(self, index: Labels, places: Sequence[Place]) -> tuple[Tensor, Tensor | None]:
         """[R, 3, s, s] and [R, 3, t, t] float32 in [0, 1]; one tensor twice where both are the same."""
@@ -85,13 +87,15 @@ class RowMaker:
 
     def _view(self, position: int, place: Place, stream: int, size: int, quality: Quality) -> Pixels:
         draw = draw_view(self.views, generator(*self.key, stream, *place))
-        picture = _open(self.part, position, quality)
-        view = centre_view(picture, size, self.crop_ratio) if draw is None else apply_view(picture, draw, size)
+        if draw is None:
+            view = centre_view(Image.fromarray(_open(self.part, position, quality)), size, self.crop_ratio)
+        else:
+            view = apply_view(_open(self.part, position, quality, self.short_side), draw, size)
         return degrade(view, quality.degraded_size) if quality.degraded_size else view
 
 
-def _open(part: Pictures, position: int, quality: Quality) -> Image.Image:
-    picture = read_picture(part, position)
+def _open(part: Pictures, position: int, quality: Quality, short_side: int = 0) -> Pixels:
+    picture = read_picture(part, position, short_side)
     if part.boxes is None or not quality.boxes:
         return picture
     return cut_to_box(picture, part.boxes[position].tolist(), part.file(position))
@@ -116,6 +120,6 @@ class TestRows:
         return torch.from_numpy(to_unit(rows)) if rows else None, found
 
     def _view(self, position: int) -> Pixels:
-        picture = _open(self.part, position, self.quality)
+        picture = Image.fromarray(_open(self.part, position, self.quality))
         view = centre_view(picture, self.resolution, self.crop_ratio, self.interpolation)
         return degrade(view, self.quality.degraded_size) if self.quality.degraded_size else view

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dmkd.data import CLEAN, Quality
@@ -26,7 +27,7 @@ class SizedRows:
 
     def view(self, position: int) -> Tensor:
         """[3, h, w] float32 in [0, 1]. Raises `DataError` naming a broken picture."""
-        picture = read_picture(self.part, position)
+        picture = Image.fromarray(read_picture(self.part, position))
         whole = 0
         if self.quality.boxes and self.part.boxes is not None:
             whole = max(picture.size)

@@ -12,12 +12,12 @@ from PIL import Image
 from torch.nn.functional import avg_pool2d
 from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
 
-from dmkd.data import Data, batches
+from dmkd.data import Data, Quality, batches
 from dmkd.data.batches import Batch, Batches, iterations_per_epoch, training_batches
 from dmkd.data.datasets import Pictures, load_dataset
 from dmkd.data.rows import MIXUP, TEACHER_MIXUP, VIEW
 from dmkd.data.views import Views, apply_view, draw_partner, draw_view, generator
-from dmkd.errors import DataError
+from dmkd.errors import ConfigError, DataError
 from tests.pictures import make_folder
 
 CLASSES = Batches(size=6)
@@ -34,8 +34,8 @@ def epoch(part: Pictures, views: Views = ONE_VIEW, composition: Batches = CLASSE
     return list(training_batches(part, views, composition, **given))
 
 
-def opened(part: Pictures, position: int) -> Image.Image:
-    return Image.open(part.file(position)).convert("RGB")
+def opened(part: Pictures, position: int) -> np.ndarray:
+    return np.asarray(Image.open(part.file(position)).convert("RGB"))
 
 
 def equal(first: Batch, second: Batch) -> bool:
@@ -149,7 +149,7 @@ def test_no_augmentation_is_the_test_transform(signs: Pictures) -> None:
 
 def test_test_batches_are_torchvisions_transform_in_order(signs: Pictures) -> None:
     theirs = Compose([Resize(round(32 / 0.875)), CenterCrop(32), ToTensor()])
-    expected = torch.stack([theirs(opened(signs, position)) for position in range(len(signs))])
+    expected = torch.stack([theirs(Image.fromarray(opened(signs, position))) for position in range(len(signs))])
     made = list(batches.test_batches(signs, 32, crop_ratio=0.875, batch_size=7))
     assert [len(images) for images in made] == [7, 7, 4]
     assert torch.equal(torch.cat(made), expected)
@@ -186,3 +186,22 @@ def test_labels_can_be_replaced_and_withheld(signs: Pictures) -> None:
     assert (batch == 0).all()
     plain = epoch(signs, composition=Batches(kind="plain", size=18), labels=torch.full((18,), -1))[0]
     assert (plain.labels == -1).all()
+
+
+def test_views_may_be_cut_from_reduced_pictures(signs: Pictures) -> None:
+    views, checked = Views(), 0
+    for number, batch in enumerate(epoch(signs, views, short_side=60)):
+        for row in range(6):
+            drawn = draw_view(views, generator(0, 0, VIEW, number * 6 + row, 0))
+            assert drawn is not None
+            picture = Image.fromarray(opened(signs, int(batch.index[row])))
+            sides = [round(side * 60 / min(picture.size)) for side in picture.size]
+            small = np.asarray(picture.resize(sides, Image.Resampling.BILINEAR))
+            expected = apply_view(small, drawn, 24).transpose(2, 0, 1) / np.float32(255)
+            np.testing.assert_array_equal(batch.student[row].numpy(), expected.astype(np.float32))
+            checked += 1
+    assert checked == 18
+    with pytest.raises(ConfigError, match="found 40, wanted at least the 48 pixels of a view"):
+        epoch(signs, views, short_side=40)
+    with pytest.raises(ConfigError, match="use_boxes"):
+        epoch(signs, views, short_side=60, qualities=(Quality(), Quality(boxes=True)))

@@ -117,14 +117,14 @@ def test_cache_keeps_the_most_recently_used_within_its_limit(tmp_path: Path) -> 
     for number in range(4):
         files.append(str(tmp_path / f"{number}.png"))
         sign_picture(number, 32).save(files[-1])
-    cache = PictureCache(limit=3 * 4 * 32 * 32)
+    cache = PictureCache(limit=3 * 3 * 32 * 32)
     first = cache.open(files[0])
     cache.open(files[1])
     assert cache.open(files[0]) is first
     cache.open(files[2])
     cache.open(files[3])
     assert len(cache) == 3
-    assert cache.used == 3 * 4 * 32 * 32
+    assert cache.used == 3 * 3 * 32 * 32
     assert cache.open(files[0]) is first  # used after 1, so 1 went
 
 
@@ -136,7 +136,7 @@ def test_cache_reads_a_changed_file_again_and_a_limit_of_nothing_keeps_nothing(t
     none.open(str(file))
     assert len(none) == 0
     sign_picture(2, 40).save(file)
-    assert cache.open(str(file)).size == (40, 40)
+    assert cache.open(str(file)).shape == (40, 40, 3)
 
 
 def test_the_process_shares_one_cache_of_the_size_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

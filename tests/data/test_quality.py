@@ -107,7 +107,7 @@ def test_boxes_are_cut_before_the_one_draw_is_applied(boxed: Pictures, use_boxes
             assert drawn is not None
             position = int(batch.index[row])
             for seen, cut in ((student, use_boxes == "all"), (teacher, use_boxes != "none")):
-                np.testing.assert_array_equal(seen, apply_view(opened(boxed, position, cut), drawn, 24))
+                np.testing.assert_array_equal(seen, apply_view(np.asarray(opened(boxed, position, cut)), drawn, 24))
 
 
 def test_test_pictures_are_of_the_sides_quality(boxed: Pictures) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +45,25 @@ def test_a_view_is_torchvisions_resized_crop_and_flip(seed: int) -> None:
     expected = F.resized_crop(picture, top, left, height, width, [48, 48], InterpolationMode.BILINEAR, antialias=True)
     expected = F.hflip(expected) if numbers.flip else expected
     np.testing.assert_array_equal(apply_view(picture, numbers, 48), np.asarray(expected))
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("augmentation", ["crop_flip", "crop_flip_jitter"])
+def test_a_view_of_pixels_is_that_of_the_picture_to_one_step(seed: int, augmentation: str) -> None:
+    picture, numbers = sign_picture(seed, 120).crop((0, 10, 120, 100)), draw(seed, augmentation)
+    pixels, plain = np.asarray(picture), dataclasses.replace(numbers, jitter=None)
+    view = apply_view(pixels, plain, 48)
+    left, top, width, height = crop_box(numbers.tries, *picture.size, numbers.min_scale)
+    bytes_ = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    of_tensors = F.resized_crop(bytes_, top, left, height, width, [48, 48], InterpolationMode.BILINEAR, antialias=True)
+    of_tensors = (F.hflip(of_tensors) if numbers.flip else of_tensors).permute(1, 2, 0).numpy()
+    for expected in (of_tensors, apply_view(picture, plain, 48)):
+        far = np.abs(view.astype(int) - expected)
+        assert far.max() <= 1
+        assert (far > 0).mean() < 0.2
+    if numbers.jitter:
+        jittered = np.asarray(apply_jitter(Image.fromarray(view), numbers.jitter))
+        np.testing.assert_array_equal(apply_view(pixels, numbers, 48), jittered)
 
 
 @pytest.mark.parametrize("min_scale", [0.08, 0.5])
