@@ -127,6 +127,7 @@ class Training:
             qualities=self.config.data.qualities,
             transform=self.config.data.transform,
             short_side=self.config.data.view_short_side,
+            raw=self.device.type == "cuda",
         )
         images = self._steps(batches, terms)
         self.epoch += 1

@@ -6,7 +6,7 @@ Every batch is a function of (seed, epoch, position): there is no generator stat
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -51,7 +51,7 @@ class Batch:
     """R rows: the rows of one image stand together, views ascending; the columns of one tuple stand together."""
 
     student: Tensor
-    """[R, 3, s, s] float32 RGB in [0, 1]."""
+    """[R, 3, s, s] float32 RGB in [0, 1]; where raw, uint8 in 0 .. 255 until `to`."""
     teacher: Tensor | None
     """[R, 3, t, t]; None where the teacher's view is not drawn."""
     labels: Tensor
@@ -68,15 +68,25 @@ class Batch:
     """[R, 2] height and width of each picture in the upper left corner of `student`; None: all of it is picture."""
 
     def to(self, device: torch.device, *, channels_last: bool = False) -> Batch:
-        """The batch on `device`, its images in the memory format that convolutions there prefer."""
+        """The batch on `device`, its images float32 in the memory format that convolutions there prefer."""
         form = torch.channels_last if channels_last else torch.contiguous_format
         images = {
-            name: None if view is None else view.to(device, memory_format=form, non_blocking=True)
+            name: None if view is None else _unit(view.to(device, memory_format=form, non_blocking=True))
             for name, view in (("student", self.student), ("teacher", self.teacher))
         }
         rest = {name: getattr(self, name) for name in ("labels", "index", "view", "role", "tuples")}
         moved = {name: None if value is None else value.to(device, non_blocking=True) for name, value in rest.items()}
         return Batch(**images, **moved, sizes=self.sizes)  # type: ignore[arg-type]
+
+    def pin_memory(self) -> Batch:
+        """The batch in memory that a GPU copies from by itself (torch's loader calls it)."""
+        tensors = {name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
+
+
+def _unit(images: Tensor) -> Tensor:
+    """Images in [0, 1], whatever the form."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
 def iterations_per_epoch(part: Pictures, batches: Batches, tuples: int | None = None) -> int:
@@ -100,6 +110,7 @@ def training_batches(
     qualities: tuple[Quality, Quality] = (CLEAN, CLEAN),
     transform: str = "centre_crop",
     short_side: int = 0,
+    raw: bool = False,
 ) -> Iterator[Batch]:
     """The batches of one epoch.
 
@@ -107,8 +118,9 @@ def training_batches(
     `batches.kind` is "tuples"; `labels` [N] replaces the part's own (noise; -1: withheld); `crop_ratio` serves
     `augmentation="none"`, the test transform; so does `transform="max_side"`, under which pictures keep their own sizes and the
     teacher's are not drawn; `qualities` are the student's and the teacher's; augmented views are cut from pictures reduced to
-    `short_side`, unless 0. Rows that would show a broken picture are left out,
-    tuples that have one among their members too, and a batch of which less than two pictures remain: `part.broken` names them.
+    `short_side`, unless 0; `raw` leaves bytes as they are (but for mixup) and pins them, for a GPU to fetch and convert.
+    Rows that would show a broken picture are left out, tuples that have one among their members too, and a batch of which less
+    than two pictures remain: `part.broken` names them.
     Raises `DataError`: more than half of the pictures are broken; too few pictures or classes; `ConfigError` where a degradation
     would take nothing away, or `short_side` too much.
     """
@@ -119,10 +131,10 @@ def training_batches(
         part, batches, known, None if tuples is None else tuples.numpy().astype(np.int64), generator(seed, epoch, PLAN)
     )
     size = teacher_resolution if views.teacher else None
-    maker = RowMaker(part, views, student_resolution, size, (seed, epoch), crop_ratio, qualities, short_side)
+    maker = RowMaker(part, views, student_resolution, size, (seed, epoch), crop_ratio, qualities, short_side, raw)
     whole = transform == "max_side" and views.augmentation == "none"
     sized = SizedRows(part, student_resolution, qualities[0]) if whole else None
-    yield from made(part, load(_TrainingTask(maker, known, plan, sized), len(plan), workers))
+    yield from made(part, load(_TrainingTask(maker, known, plan, sized), len(plan), workers, pin=raw))
 
 
 def _check_short_side(short_side: int, resolution: int, boxes: bool) -> None:

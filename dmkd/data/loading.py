@@ -27,9 +27,11 @@ class _Numbered(torch.utils.data.Dataset[Any]):
             return error
 
 
-def load(task: Callable[[int], Any], length: int, workers: int) -> Iterator[Any]:
+def load(task: Callable[[int], Any], length: int, workers: int, *, pin: bool = False) -> Iterator[Any]:
     """`task(0)` .. `task(length - 1)`, in order, made by `workers` processes (0: here). Raises what the task raises, and
     `LoaderDied` within seconds where one of the processes was killed.
+
+    `pin` puts what the processes make into pinned memory, where there is a GPU.
 
     Torch's global generator is left alone: a loader of its own accord takes a number from it, and so changes what miners draw.
     """
@@ -39,7 +41,12 @@ def load(task: Callable[[int], Any], length: int, workers: int) -> Iterator[Any]
             yield task(number)
         return
     loader = torch.utils.data.DataLoader(
-        _Numbered(task, length), batch_size=None, num_workers=workers, collate_fn=_as_is, generator=torch.Generator()
+        _Numbered(task, length),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_is,
+        pin_memory=pin and torch.cuda.is_available(),
+        generator=torch.Generator(),
     )
     for made in _watched(loader):
         if isinstance(made, DataError):

@@ -48,6 +48,8 @@ class RowMaker:
     """The student's, the teacher's."""
     short_side: int = 0
     """Of pictures that augmented views are cut from (0: as they are)."""
+    raw: bool = False
+    """Give uint8 in 0 .. 255, where nothing is mixed."""
 
     def images(self, index: Labels, places: Sequence[Place]) -> tuple[Tensor, Tensor | None]:
         """[R, 3, s, s] and [R, 3, t, t] float32 in [0, 1]; one tensor twice where both are the same."""
@@ -61,7 +63,10 @@ class RowMaker:
 
     def _stacked(self, rows: Sequence[tuple[int, Place]], stream: int, size: int, quality: Quality) -> Tensor:
         """The views of all rows; mixup's partner and weight are the same at both sizes, but where views are uncoupled."""
-        own = to_unit([self._view(position, place, stream, size, quality) for position, place in rows])
+        views = [self._view(position, place, stream, size, quality) for position, place in rows]
+        if self.raw and self.views.mixup == 0:
+            return torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
+        own = to_unit(views)
         if self.views.mixup == 0:
             return torch.from_numpy(own)
         mixed = self._mixed([place for _, place in rows], stream)

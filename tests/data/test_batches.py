@@ -205,3 +205,12 @@ def test_views_may_be_cut_from_reduced_pictures(signs: Pictures) -> None:
         epoch(signs, views, short_side=40)
     with pytest.raises(ConfigError, match="use_boxes"):
         epoch(signs, views, short_side=60, qualities=(Quality(), Quality(boxes=True)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_raw_batches_are_bytes_that_become_the_same_numbers(signs: Pictures, workers: int, channels_last: bool) -> None:
+    for views in (Views(), Views(mixup=0.3)):
+        for raw, plain in zip(epoch(signs, views, raw=True, workers=workers), epoch(signs, views), strict=True):
+            assert raw.student.dtype == (torch.float32 if views.mixup else torch.uint8)
+            assert equal(raw.to(torch.device("cpu"), channels_last=channels_last), plain)
