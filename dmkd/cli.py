@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from dmkd import __version__
 from dmkd.commands import (
     Action,
+    compare,
     discover,
     doctor,
     evaluate,
@@ -19,12 +20,13 @@ from dmkd.commands import (
     published,
     pull,
     registry,
+    reproduce,
     results,
     train,
 )
 from dmkd.errors import ConfigError, DmkdError, nearest
 
-FAMILIES = (discover, published, train, evaluate, import_teacher, results, pull, registry, doctor, gc)
+FAMILIES = (discover, published, train, evaluate, import_teacher, results, compare, reproduce, pull, registry, doctor, gc)
 """Each gives its commands by `add(command)`, in the order of `dmkd --help`."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,24 @@ if TYPE_CHECKING:
 AGAIN = "print it again with `dmkd leaderboard`"
 
 
-def remember(frame: pl.DataFrame, uri: str, *, experiment: str | None, select_by: str, report: str, group_by: str) -> None:
-    """Note a printed board: how it was asked for, and its rows in the printed order (a row's number is its place, from 1)."""
-    question = {"experiment": experiment, "select_by": select_by, "report": report, "group_by": group_by}
-    note = {"uri": absolute_uri(uri), "question": question, "rows": frame["id"].to_list(), "state": _state(frame)}
-    write_text(_file(), json.dumps(note))
+def remember(
+    frame: pl.DataFrame,
+    uri: str,
+    *,
+    experiment: str | None,
+    select_by: str,
+    report: str,
+    group_by: str,
+    where: Sequence[str] = (),
+    shown: Sequence[str] | None = None,
+) -> None:
+    """Note a printed board: how it was asked for, and its rows in the printed order (a row's number is its place, from 1).
+
+    `shown`: the ids of the rows that were printed, where those are not all.
+    """
+    question = {"experiment": experiment, "select_by": select_by, "report": report, "group_by": group_by, "where": list(where)}
+    rows = frame["id"].to_list() if shown is None else list(shown)
+    write_text(_file(), json.dumps({"uri": absolute_uri(uri), "question": question, "rows": rows, "state": _state(frame)}))
 
 
 def numbered(number: int, uri: str) -> dict[str, Any]:

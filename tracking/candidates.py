@@ -6,24 +6,20 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import polars as pl
 
 FINISHED = "FINISHED"
-NOT_IN_LABEL = (
-    "params.seed",
-    "params.data.",
-    "params.evaluation.",
-    "params.student.dim",
-    "params.student.resolution",
-    "params.teacher.checkpoint",
-    "params.method.name",
-)
-"""What repetitions share or not without being another configuration, and what has a column of its own."""
-WORDS = {"params.student.checkpoint": "from "}
-"""Params that a label names by a word: "yu/absolute from teacher"."""
+NEEDED = ("run_id", "experiment", "experiment_id", "status", "start_time", "metrics.test_looks")
+PREFIXES = ("tags.dmkd.", "metrics.model/", "metrics.cost/")
+PARAMS = ("student.dim", "student.resolution", "student.backbone", "teacher.resolution")
+"""What of the runs a row is made from; all else of them is looked up where it is asked for."""
+AT = "_at"
+"""The place of a run in the frame that it comes from."""
+LATENCY = ("metrics.model/latency_ms", "metrics.cost/latency_ms")
 
 Row = dict[str, Any]
 
@@ -49,12 +45,19 @@ class Candidate:
     runs: tuple[Row, ...]
     measured: bool
 
-    @property
+    @cached_property
+    def known(self) -> Row:
+        """Of every column what the earliest run has that logged it."""
+        if len(self.runs) == 1:
+            return self.runs[0]
+        return {key: value for run in reversed(self.runs) for key, value in run.items() if value is not None}
+
+    @cached_property
     def method(self) -> str:
         """The tag `dmkd.method`."""
         return str(self._first("tags.dmkd.method") or "run")
 
-    @property
+    @cached_property
     def reference(self) -> str | None:
         """What the row is there to be compared with (untrained, undistilled, teacher), or None."""
         return self._first("tags.dmkd.reference") or None
@@ -77,22 +80,45 @@ class Candidate:
             "test_looks": self._looks(),
             "gflops": self._first("metrics.model/gflops"),
             "parameters": self._first("metrics.model/parameters"),
-            "dim": self._first("metrics.model/dim") or _number(self._first("params.student.dim")),
-            "resolution": _number(self._first("params.student.resolution")),
+            "dim": self._first("metrics.model/dim") or number(self._first("params.student.dim")),
+            "resolution": number(self._first("params.student.resolution")),
+            "backbone": self._first("params.student.backbone"),
+            "latency_ms": next((self._first(column) for column in LATENCY if self._first(column) is not None), None),
             "gpu_hours": hours["gpu"],
             "cpu_hours": hours["train"] - hours["gpu"],
+            "commit": self._first("tags.dmkd.commit"),
             "run_id": self._representative(),
+            "experiment": self._first("experiment"),
+            "experiment_id": self._first("experiment_id"),
             "search_runs": [run["run_id"] for run in self.search],
             "final_runs": [run["run_id"] for run in self.final],
         }
 
+    def gallery_resolution(self, role: str) -> float | None:
+        """Pixels of the gallery's pictures: the teacher's where it embeds them, if the runs say so; else the student's."""
+        if role != "asymmetric":
+            return number(self._first("params.student.resolution"))
+        return number(self._first("params.teacher.resolution")) or None
+
+    @property
+    def sweeps(self) -> set[str]:
+        """The sweeps that its runs belong to."""
+        return {str(run["tags.dmkd.sweep"]) for run in self.runs if run.get("tags.dmkd.sweep")}
+
+    @property
+    def at(self) -> int:
+        """The place of its first run in the frame that was read."""
+        return int(self.runs[0][AT])
+
     def tags(self, *names: str) -> Row:
         """Tags `dmkd.<name>` of the candidate's final runs, else of any (null: none has it)."""
         runs = self.final or self.runs
+        if len(runs) == 1:
+            return {name: runs[0].get(f"tags.dmkd.{name}") or None for name in names}
         return {name: next((run[f"tags.dmkd.{name}"] for run in runs if run.get(f"tags.dmkd.{name}")), None) for name in names}
 
     def _first(self, column: str) -> Any:
-        return next((run[column] for run in self.runs if run.get(column) is not None), None)
+        return self.known.get(column)
 
     def _total(self, metric: str) -> float:
         return math.fsum(value for value in self.values(self.runs, metric) if math.isfinite(value))
@@ -113,16 +139,16 @@ class Candidate:
     def _representative(self) -> str:
         """The run whose checkpoint stands for the row: the final run of the lowest seed (a choice that no score has made)."""
         chosen = min(
-            self.final or self.search or self.runs, key=lambda run: (_number(run.get("tags.dmkd.seed")) or 0, run["run_id"])
+            self.final or self.search or self.runs, key=lambda run: (number(run.get("tags.dmkd.seed")) or 0, run["run_id"])
         )
         return str(chosen["run_id"])
 
 
 def candidates(runs: pl.DataFrame, select_by: str, report: str) -> list[Candidate]:
     """Every candidate in `runs`, in order of its first run. Parent runs of sweeps, which have no configuration, are left out."""
-    prefixes = ("params.", "tags.dmkd.", "metrics.model/", "metrics.cost/")
-    wanted = {"run_id", "status", "start_time", "metrics.test_looks", f"metrics.{select_by}", f"metrics.{report}"}
-    rows = runs.select(name for name in runs.columns if name in wanted or name.startswith(prefixes)).to_dicts()
+    wanted = {*NEEDED, *(f"params.{name}" for name in PARAMS), f"metrics.{select_by}", f"metrics.{report}"}
+    kept = [name for name in runs.columns if name in wanted or name.startswith(PREFIXES)]
+    rows = runs.select(kept).with_row_index(AT).to_dicts()
     by_hash: dict[str, list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: (str(row.get("start_time")), row["run_id"])):
         config_hash = row.get("tags.dmkd.row") or row.get("tags.dmkd.config_hash")
@@ -194,51 +220,9 @@ def _counted(runs: list[Row], metric: str) -> tuple[Row, ...]:
     return tuple(first.values())
 
 
-def _number(text: Any) -> float | None:
+def number(text: Any) -> float | None:
+    """A param as a number, or None."""
     try:
         return float(text)
     except (TypeError, ValueError):
         return None
-
-
-def labels(found: list[Candidate], most: int = 4) -> list[str]:
-    """The method and, of the params that differ, those that each has: "s2sd temperature=0.5".
-
-    A param of the method is compared with the same method's other candidates, any other param with all.
-    """
-    methods = {candidate.method for candidate in found}
-    compared = [candidate for candidate in found if not candidate.reference]
-    general = _varying(compared, own=False)
-    special = {method: _varying([one for one in compared if one.method == method], own=True) for method in methods}
-    return [_label(candidate, [*special[candidate.method], *general][:most]) for candidate in found]
-
-
-def _varying(found: list[Candidate], *, own: bool) -> list[str]:
-    keys = sorted(
-        {
-            key
-            for candidate in found
-            for key in candidate.runs[0]
-            if key.startswith("params.") and not key.startswith(NOT_IN_LABEL)
-        }
-    )
-    keys = [key for key in keys if key.startswith("params.method.") == own]
-    return [key for key in keys if len({candidate.runs[0].get(key) for candidate in found} - {None}) > 1]
-
-
-def _label(candidate: Candidate, keys: list[str]) -> str:
-    if candidate.reference:
-        return candidate.reference
-    stated = candidate.tags("published", "label")
-    if stated["published"] and stated["label"] and not stated["label"].startswith("trial "):
-        return str(stated["label"])
-    first = candidate.runs[0]
-    words = {key: WORDS.get(key, f"{key.rsplit('.', 1)[-1]}=") for key in keys}
-    given = [f"{word}{_short(first[key])}" for key, word in words.items() if first.get(key) not in (None, "")]
-    return " ".join([candidate.method, *given])
-
-
-def _short(text: str) -> str:
-    number = _number(text)
-    text = text.rstrip("/").rsplit("/", 1)[-1]
-    return text if number is None or len(text) <= 5 else f"{number:.3g}"

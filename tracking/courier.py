@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+from tracking import run_cache
 from tracking.client import Unreachable
 from tracking.delivery import Sender
 from tracking.errors import Superseded
@@ -92,6 +93,7 @@ def recover_all(root: Path, key: str | None = None) -> tuple[int, list[str]]:
     for spool in Spool.abandoned(root, key):
         try:
             Sender(spool).recover()
+            run_cache.forget(spool.header["uri"])
             delivered += 1
         except Exception as error:  # one damaged database must not keep the other runs, or a sweep, from going on
             reasons.append(f"{spool.folder}: {' '.join(str(error).split())[:300]}")

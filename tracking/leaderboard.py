@@ -8,6 +8,7 @@ A row is one configuration: its search runs (tag `dmkd.stage` = search) give the
 - a seed counts once (and fold), its earliest finished run: repeating a run until it is lucky changes nothing
 - with the outcomes of every test query, rows that a paired test cannot tell from the leader share rank 1
 - the rows of an untrained network and of the teacher are references: shown, never ranked; an undistilled student is a candidate
+- the share of the teacher gap that a row closes: (test - undistilled) / (teacher - undistilled), the references of its own table
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tracking import statistics
-from tracking.candidates import Candidate, candidates, labels
+from tracking.budgets import budgets
+from tracking.candidates import Candidate, candidates
+from tracking.choosing import best_of_groups, chosen
+from tracking.columns import frame_of
 from tracking.comparison import beside
 from tracking.errors import TrackingError
+from tracking.labels import labels
 from tracking.outcomes import class_interval, gives, per_query, tested_against
 
 if TYPE_CHECKING:
@@ -69,23 +74,27 @@ def leaderboard(
     report: str = "test/recall_at_1",
     group_by: str = "configuration",
     outcomes: Mapping[str, Any] | None = None,
+    *,
+    where: Sequence[str] = (),
 ) -> pl.DataFrame:
     """Rank the configurations in `runs` (of `load_runs`); best first within each `protocol`.
 
-    `group_by` another column (`params.student.backbone`; the prefix may be left out) keeps the best row of each of its values.
+    `group_by` another key (method, backbone, resolution, any param) keeps the best row of each of its values; `where` holds
+    conditions such as "student.resolution<=64" or "method=yu/*", fulfilled by every row but the references.
     `outcomes`: by run id, the columns `query, label, first_hit, ap, ap_at_r` of its test queries; they give the interval over
     classes and the shared ranks. `test_low/high` are the ends over seeds, `class_low/high` over classes; `runs` counts all runs.
-    Raises `TrackingError` for metrics that do not belong together or a group that is no column.
+    Raises `TrackingError` for metrics that do not belong together, or a key that is no column.
     """
     check_metrics(select_by, report)
     found = [row for row in candidates(runs, select_by, report) if row.measured]
     rows = [
-        _row(candidate, outcomes or {}, select_by, report) | {"label": label, "group": None}
-        for candidate, label in zip(found, labels(found), strict=True)
+        _row(candidate, outcomes or {}, select_by, report) | {"label": label, "group": None} | spent
+        for candidate, label, spent in zip(found, labels(found, runs), budgets(found, runs), strict=True)
     ]
+    rows = chosen(rows, runs, where) if where else rows
     if group_by != "configuration":
-        rows = _best_of_groups(rows, runs, group_by)
-    return _frame([row for protocol in sorted({row["protocol"] for row in rows}) for row in _ranked(rows, protocol)])
+        rows = best_of_groups(rows, runs, group_by, _is_ranked, _place)
+    return frame_of([row for protocol in sorted({row["protocol"] for row in rows}) for row in _ranked(rows, protocol)])
 
 
 def best(frame: pl.DataFrame) -> dict[str, Any]:
@@ -108,10 +117,13 @@ def _row(candidate: Candidate, outcomes: Mapping[str, Any], select_by: str, repo
     low, high = statistics.t_interval(test, LEVEL)
     queries = per_query(_own_outcomes(candidate, outcomes, report), report)
     class_low, class_high = class_interval(queries, LEVEL)
+    name = row_id(candidate.config_hash, candidate.own_protocol)
     return (
         candidate.facts()
         | {
-            "id": row_id(candidate.config_hash, candidate.own_protocol),
+            "id": name,
+            "reproduce": f"dmkd reproduce {name}",
+            "gallery_resolution": candidate.gallery_resolution(role(select_by)),
             "role": role(select_by),
             "select_by": select_by,
             "report": report,
@@ -151,10 +163,25 @@ def _place(row: dict[str, Any]) -> tuple[float, str]:
 
 def _ranked(rows: list[dict[str, Any]], protocol: str) -> list[dict[str, Any]]:
     """The rows of one protocol in order: ranked, then references, then those without a score as they were begun."""
-    mine = [row for row in rows if row["protocol"] == protocol]
+    mine = _with_gaps([row for row in rows if row["protocol"] == protocol])
     order = _with_ranks(sorted((row for row in mine if _is_ranked(row)), key=_place))
     rest = [row | {"rank": None, "p_leader": None} for row in mine if not _is_ranked(row)]
     return order + sorted(rest, key=lambda row: (not row["reference"], row["status"]))
+
+
+def _with_gaps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each row of a table with the share of the gap between the undistilled (else the untrained) and the teacher's row."""
+    scores = {row["reference"]: row["test"] for row in reversed(rows) if row["reference"] and _is_known(row["test"])}
+    low, high = scores.get("undistilled", scores.get("untrained")), scores.get("teacher")
+    gap = high - low if low is not None and high is not None else 0.0
+    sign = -1 if rows and lower_is_better(rows[0]["report"]) else 1
+    if low is None or not sign * gap > 0:
+        return [row | {"gap_closed": None} for row in rows]
+    return [row | {"gap_closed": (row["test"] - low) / gap if _is_known(row["test"]) else None} for row in rows]
+
+
+def _is_known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _with_ranks(order: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -165,8 +192,11 @@ def _with_ranks(order: list[dict[str, Any]]) -> list[dict[str, Any]]:
     order = [order[0] | {"p_leader": None}, *(row | {"p_leader": _known(p)} for row, p in zip(order[1:], p_values, strict=True))]
     tied = [row is order[0] or _shares(row, order[0]) for row in order]
     order = [row for _, row in sorted(zip(tied, order, strict=True), key=lambda pair: not pair[0])]
-    first, scores = sum(tied), [row["validation"] for row in order]
-    places = [1 if place < first else 1 + max(first, scores.index(scores[place])) for place in range(len(order))]
+    first = sum(tied)
+    seen: dict[float, int] = {}
+    for place, row in enumerate(order):
+        seen.setdefault(row["validation"], place)
+    places = [1 if place < first else 1 + max(first, seen[row["validation"]]) for place, row in enumerate(order)]
     return [row | {"rank": place} for row, place in zip(order, places, strict=True)]
 
 
@@ -177,39 +207,3 @@ def _shares(row: dict[str, Any], leader: dict[str, Any]) -> bool:
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
-
-
-def _best_of_groups(rows: list[dict[str, Any]], runs: pl.DataFrame, group_by: str) -> list[dict[str, Any]]:
-    """The best ranked row of each value of a column, and every reference."""
-    column = next((name for name in (group_by, f"params.{group_by}", f"tags.{group_by}") if name in runs.columns), None)
-    if column is None:
-        known = ", ".join(name.removeprefix("params.") for name in runs.columns if name.startswith("params."))
-        raise TrackingError(f"group_by {group_by!r}: no such column; 'configuration', or one of {known}")
-    values = dict(runs.select("run_id", column).iter_rows())
-    kept: dict[tuple[str, Any], dict[str, Any]] = {}
-    for row in sorted(filter(_is_ranked, rows), key=_place):
-        group = values[row["run_id"]]
-        kept.setdefault((row["protocol"], group), row | {"group": None if group is None else str(group)})
-    return [*kept.values(), *(row for row in rows if row["reference"] and not _is_ranked(row))]
-
-
-COLUMNS = {
-    **dict.fromkeys(("rank", "validation_runs", "seeds", "runs", "failed", "test_looks"), "Int64"),
-    **dict.fromkeys(
-        ("id", "label", "group", "method", "reference", "role", "protocol", "status", "config_hash", "run_id"), "String"
-    ),
-    **dict.fromkeys(("select_by", "report"), "String"),
-    **dict.fromkeys(("published", "difference"), "Float64"),
-    **dict.fromkeys(("published_key", "published_rule", "rule", "not_comparable"), "String"),
-    **dict.fromkeys(("validation", "test", "test_low", "test_high", "class_low", "class_high", "p_leader"), "Float64"),
-    **dict.fromkeys(("gflops", "parameters", "dim", "resolution", "gpu_hours", "cpu_hours"), "Float64"),
-}
-"""Columns of a leaderboard besides `search_runs` and `final_runs` (lists of run ids), with their types."""
-
-
-def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
-    import polars as pl
-
-    columns = [pl.Series(name, [row[name] for row in rows], getattr(pl, dtype)) for name, dtype in COLUMNS.items()]
-    lists = [pl.Series(name, [row[name] for row in rows], pl.List(pl.String)) for name in ("search_runs", "final_runs")]
-    return pl.DataFrame(columns + lists)

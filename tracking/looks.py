@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tracking import run_cache
 from tracking.client import connect, translated
 from tracking.places import absolute_uri, default_uri
 from tracking.registry import run_of
@@ -22,4 +23,5 @@ def count_look(ref: str, uri: str | None = None) -> int:
         past = client.get_metric_history(run_id, LOOKS)
         count = int(max((entry.value for entry in past), default=0)) + 1
         client.log_metric(run_id, LOOKS, count, step=max((entry.step for entry in past), default=0) + 1)
+    run_cache.forget(uri)
     return count

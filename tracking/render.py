@@ -1,4 +1,4 @@
-"""A leaderboard as text: a table for the terminal (120 columns at most), Markdown, CSV or JSON. Pure."""
+"""A leaderboard as text: a table for the terminal (120 columns at most), Markdown, CSV, JSON; or as Parquet. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tracking.budgets import unequal
 from tracking.errors import TrackingError
 
 if TYPE_CHECKING:
     import polars as pl
 
-FORMATS = ("table", "md", "csv", "json")
+FORMATS = ("table", "md", "csv", "json", "parquet")
+TEXTS = ("csv", "json")
+"""Formats for programs that are text."""
 WIDTH = 120
 Row = dict[str, Any]
 
@@ -28,14 +31,34 @@ def render(frame: pl.DataFrame, format: str = "table") -> str:
     if format == "csv":
         return _csv(frame)
     if format == "json":
-        return json.dumps([{key: _plain(value) for key, value in row.items()} for row in frame.to_dicts()], indent=1)
-    if format not in FORMATS:
-        raise TrackingError(f"format {format!r}: wanted one of {', '.join(FORMATS)}")
+        return json.dumps([json_row(row) for row in frame.to_dicts()], indent=1, ensure_ascii=False)
+    if format not in FORMATS or format == "parquet":
+        raise TrackingError(f"format {format!r}: wanted one of {', '.join(FORMATS)}; parquet is written to a file")
     if not frame.height:
         return "No configuration has finished yet."
     frame = frame.with_row_index("place", 1)
     protocols = frame["protocol"].unique(maintain_order=True)
     return "\n\n".join(_board(frame.filter(frame["protocol"] == protocol).to_dicts(), format) for protocol in protocols)
+
+
+def parquet(frame: pl.DataFrame) -> bytes:
+    """The frame as a Parquet file, every row and column."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def json_row(row: Row) -> Row:
+    """A row for programs: `select` and `report` are the scores, `interval` is the 95 % one over seeds (null: one seed).
+
+    `run_ids`: of the runs that are reported, else of those that chose the row; `select_by`, `report_by` name the metrics.
+    """
+    named = {"select": row["validation"], "report_by": row["report"], "interval": [row["test_low"], row["test_high"]]}
+    named |= {"class_interval": [row["class_low"], row["class_high"]], "run_ids": row["final_runs"] or row["search_runs"]}
+    told = {key: _plain(value) for key, value in (row | named | {"report": row["test"]}).items()}
+    for key in ("interval", "class_interval"):
+        told[key] = None if any(_plain(end) is None for end in told[key]) else told[key]
+    return told
 
 
 def _plain(value: Any) -> Any:
@@ -78,11 +101,21 @@ def _notes(rows: list[Row]) -> list[str]:
         notes.append("± half of the 95 % interval of the mean over seeds; [ ] 95 % interval over the test classes")
     if any(row["rank"] == 1 and row["p_leader"] is not None for row in rows):
         notes.append("rank 1 is shared where a paired test over classes finds no difference from the first row (5 %, Holm)")
+    if counts := unequal(rows):
+        told = ", ".join(f"{method} {count}" for method, count in sorted(counts.items(), key=lambda pair: -pair[1]))
+        notes.append(f"search budgets differ, trials a method: {told}")
+    notes += _searched(rows)
     left = [row["status"] for row in rows if row["rank"] is None and not row["reference"] and row["status"] != "finished"]
     if left:
         notes.append("not ranked: " + ", ".join(f"{left.count(status)} {status}" for status in sorted(set(left))))
     notes = ["; ".join(notes)] if notes and len("; ".join(notes)) <= WIDTH else notes
-    return notes + _published_notes(rows)
+    return [line for note in notes + _published_notes(rows) for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ")]
+
+
+def _searched(rows: list[Row]) -> list[str]:
+    """What the searches behind these rows took, where it is known and they all belong to the same ones."""
+    spent = {(row["search_gpu_hours"], row["search_cpu_hours"]) for row in rows if row["search_gpu_hours"] is not None}
+    return [f"its search took {told}" for told in map(_spent, spent) if told] if len(spent) == 1 else []
 
 
 def _table(columns: list[tuple[str, list[str]]]) -> str:
@@ -147,12 +180,27 @@ def _published_notes(rows: list[Row]) -> list[str]:
     notes += [f"here: {rule}" for rule in dict.fromkeys(row["rule"] for row in printed) if rule]
     reasons = list(dict.fromkeys(row["not_comparable"] for row in printed if row["not_comparable"]))
     notes += [f"not comparable ( ): {reason}" for reason in reasons[:3]] + ["..."] * (len(reasons) > 3)
-    return [line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ")]
+    return notes
 
 
-def _hours(row: Row) -> str:
-    kind, hours = ("GPU", row["gpu_hours"]) if row["gpu_hours"] else ("CPU", row["cpu_hours"])
-    return f"{hours:.2g} {kind}" if hours else ""
+def _spent(hours: tuple[float | None, float | None], unit: str = " hours") -> str:
+    """Hours of GPUs, or of CPUs where no GPU was at work; empty where none are known."""
+    gpu, cpu = hours
+    kind, spent = ("GPU", gpu) if gpu else ("CPU", cpu)
+    return f"{spent:.2g} {kind}{unit}" if spent else ""
+
+
+def _gap(row: Row) -> str:
+    """Percent of the teacher gap; the rows that define it say nothing."""
+    return (
+        "" if row["gap_closed"] is None or row["reference"] in ("teacher", "undistilled") else f"{100 * row['gap_closed']:.0f} %"
+    )
+
+
+def _pixels(row: Row) -> str:
+    """Query resolution, and that of the gallery where another network embeds it at another one."""
+    query, gallery = (row[name] for name in ("resolution", "gallery_resolution"))
+    return "" if query is None else f"{query:.0f}" if gallery in (None, query) else f"{query:.0f}/{gallery:.0f}"
 
 
 def _figure(name: str, unit: float = 1) -> Callable[[Row], str]:
@@ -169,14 +217,23 @@ COLUMNS: list[tuple[str, Callable[[Row], str]]] = [
     ("over classes", _classes),
     ("published", lambda row: "" if row["published"] is None else _score(row["published"], row["report"])),
     ("difference", _difference),
+    ("gap", _gap),
     ("seeds", lambda row: str(row["seeds"] or "")),
     ("GFLOPs", _figure("gflops")),
     ("Mparam", _figure("parameters", 1e6)),
     ("dim", lambda row: "" if row["dim"] is None else f"{row['dim']:.0f}"),
-    ("px", lambda row: "" if row["resolution"] is None else f"{row['resolution']:.0f}"),
-    ("hours", _hours),
+    ("px", _pixels),
+    ("ms", _figure("latency_ms")),
+    ("hours", lambda row: _spent((row["gpu_hours"], row["cpu_hours"]), "")),
     ("looks", lambda row: str(row["test_looks"] or "")),
 ]
 """Titles of the printed columns, and what stands in them; a column that is empty in every row is left out."""
-UNITS = {"GFLOPs": "GFLOPs", "Mparam": "million parameters", "dim": "dimensions", "px": "px", "looks": "test look a seed"}
+UNITS = {
+    "GFLOPs": "GFLOPs",
+    "Mparam": "million parameters",
+    "dim": "dimensions",
+    "px": "px",
+    "ms": "ms a query",
+    "looks": "test look a seed",
+}
 """Columns that are told once below the table where all rows agree, and how."""

@@ -8,6 +8,7 @@ and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -83,13 +84,18 @@ def _by_class(values: Floats, classes: ArrayLike) -> tuple[Floats, Floats]:
 
 def _resampled_means(sums: Floats, counts: Floats, resamples: int, seed: int) -> Floats:
     """[resamples] means over queries, each from as many classes as there are, drawn with replacement."""
-    generator = np.random.default_rng(seed)
+    drawn = _drawn(sums.size, resamples, seed)
     step = max(1, _CHUNK // sums.size)
-    means = []
-    for start in range(0, resamples, step):
-        drawn = generator.integers(0, sums.size, size=(min(step, resamples - start), sums.size))
-        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
-    return np.concatenate(means)
+    parts = (drawn[start : start + step].astype(np.float64) for start in range(0, resamples, step))
+    return np.concatenate([(part @ sums) / (part @ counts) for part in parts])
+
+
+@lru_cache(maxsize=2)
+def _drawn(classes: int, resamples: int, seed: int) -> NDArray[np.uint8]:
+    """[resamples, classes]: how often each class was drawn; the same draws serve every row of a board."""
+    generator = np.random.default_rng(seed)
+    draws = (generator.integers(0, classes, size=classes) for _ in range(resamples))
+    return np.stack([np.bincount(draw, minlength=classes).astype(np.uint8) for draw in draws])
 
 
 def _expanded(tail: float, classes: int) -> float:

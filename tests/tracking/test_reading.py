@@ -13,10 +13,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from tracking import reading
+from tracking import server as servers
 from tracking.client import connect, ensure_experiment
 from tracking.errors import TrackingError
+from tracking.frames import dated, ordered
 from tracking.reading import load_outcomes, load_runs
+from tracking.server import Server, authorization
 
 
 def fill(uri: str) -> None:
@@ -75,9 +77,9 @@ def test_sqlite_directly_and_through_the_client(database, monkeypatch):
     peer = expected(database, monkeypatch)
     frame = load_runs(database)
     check(frame, peer)
-    assert frame.equals(
-        reading._frame(sorted(reading._from_client(database, None), key=lambda row: (row.info["start_time"], row.info["run_id"])))
-    )
+    other = Server(database)
+    parts = [other.runs(name, place) for name, place in other.experiments().items()]
+    assert frame.equals(dated(ordered(pl.concat(parts, how="diagonal"))))
     one = load_runs(database, "reading/one")
     assert one["experiment"].to_list() == ["reading/one"] * 3
     assert one["name"].to_list() == ["run 0", "run 1", "run 2"]
@@ -86,7 +88,7 @@ def test_sqlite_directly_and_through_the_client(database, monkeypatch):
 
 def test_server_page_by_page(filled, monkeypatch):
     peer = expected(filled, monkeypatch)
-    monkeypatch.setattr(reading, "_PAGE", 2)
+    monkeypatch.setattr(servers, "PAGE", 2)
     frame = load_runs(filled).filter(pl.col("experiment").str.starts_with("reading/"))
     check(frame, peer)
     assert load_runs(filled, "reading/two")["experiment"].unique().to_list() == ["reading/two"]
@@ -95,14 +97,14 @@ def test_server_page_by_page(filled, monkeypatch):
 def test_a_server_with_a_login_of_its_own_is_read_by_mlflows_client(filled, monkeypatch):
     plain = load_runs(filled, "reading/one")
     monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "false")
-    monkeypatch.setattr(reading, "_post", lambda *_: pytest.fail("asked by our own request"))
+    monkeypatch.setattr(servers, "_post", lambda *_: pytest.fail("asked by our own request"))
     assert load_runs(filled, "reading/one").equals(plain)
 
 
 def test_a_password_is_sent(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "b:c")
-    assert reading._authorization() == {"Authorization": "Basic YW5uOmI6Yw=="}
+    assert authorization() == {"Authorization": "Basic YW5uOmI6Yw=="}
 
 
 def test_missing_things_are_one_clear_line(database, server, tmp_path, line):

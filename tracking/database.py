@@ -1,0 +1,169 @@
+"""Runs straight from MLflow's sqlite file, without importing MLflow, which takes seconds; and which of them have changed.
+
+sqlite joins the texts of a run into one JSON object, which polars takes apart; numbers travel as numbers, since JSON rounds
+them. A run has changed where its state has: its row of `runs`, its tags, how many params it has (MLflow never changes one),
+and number, times, steps and values of its latest metrics.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tracking.errors import TrackingError
+from tracking.frames import LARGEST, STATE
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Connection = sqlite3.Connection
+MEMBERS = "SELECT run_uuid FROM runs WHERE experiment_id = :experiment AND lifecycle_stage = 'active'"
+CHOSEN = "SELECT value FROM json_each(:chosen)"
+_TAGS = "_tags"
+FEW = 200
+"""Up to so many runs the keys are read from their own objects."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Connection]:
+    """A connection that sees one state of the database. Raises `TrackingError` where it is not MLflow's.
+
+    It writes nothing, but may: after a torn write sqlite has to roll back before anybody can read.
+    """
+    if not path.is_file():
+        raise TrackingError(
+            f"no runs yet: {path} does not exist; run a sweep, or say where the runs are with MLFLOW_TRACKING_URI"
+        )
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=30)) as connection:
+            connection.execute("BEGIN")
+            yield connection
+    except sqlite3.Error as error:
+        raise TrackingError(f"{path}: not readable as MLflow's database ({error}); wanted the file of sqlite:///...") from None
+
+
+def version(path: Path) -> list[Any] | None:
+    """What changes with every write to the database file; None where this cannot be told."""
+    if path.with_name(f"{path.name}-journal").exists():
+        return None
+    try:
+        with path.open("rb") as file:
+            counter = file.read(100)[24:28].hex()
+        beside = path.with_name(f"{path.name}-wal")
+        stats = [path.stat(), *([beside.stat()] if beside.exists() else [])]
+    except OSError:
+        return None
+    return [counter, *([stat.st_size, stat.st_mtime_ns, stat.st_ino] for stat in stats)]
+
+
+def experiments(connection: Connection) -> dict[str, str]:
+    """The id of every experiment that is not deleted, by name."""
+    found = connection.execute("SELECT name, CAST(experiment_id AS TEXT) FROM experiments WHERE lifecycle_stage = 'active'")
+    return dict(found.fetchall())
+
+
+def newest_experiment(connection: Connection) -> str | None:
+    """The name of the experiment whose run was started last."""
+    query = (
+        "SELECT experiments.name FROM runs JOIN experiments USING (experiment_id) WHERE runs.lifecycle_stage = 'active' "
+        "AND experiments.lifecycle_stage = 'active' ORDER BY start_time DESC, run_uuid DESC LIMIT 1"
+    )
+    found = connection.execute(query).fetchone()
+    return str(found[0]) if found else None
+
+
+def states(connection: Connection, name: str, experiment: str) -> pl.DataFrame:
+    """`INFOS`, the state and the tags (as JSON) of every run of an experiment that is not deleted."""
+    import polars as pl
+
+    given = {"experiment": experiment}
+    text, number = pl.String, pl.Int64
+    infos = {"run_id": text, "name": text, "status": text, "start_time": number, "end_time": number, "artifact_uri": text}
+    rows = connection.execute(
+        "SELECT run_uuid, name, status, start_time, end_time, artifact_uri FROM runs "
+        "WHERE experiment_id = :experiment AND lifecycle_stage = 'active'",
+        given,
+    ).fetchall()
+    frame = pl.DataFrame(rows, schema=infos, orient="row").with_columns(
+        pl.lit(name).alias("experiment"), pl.lit(str(experiment)).alias("experiment_id")
+    )
+    counts = f"SELECT run_uuid, count(*) FROM params WHERE run_uuid IN ({MEMBERS}) GROUP BY run_uuid"
+    sums = (
+        "SELECT run_uuid, count(*), total(timestamp), total(step), total(value) FROM latest_metrics "
+        f"WHERE run_uuid IN ({MEMBERS}) GROUP BY run_uuid"
+    )
+    parts = [
+        pl.DataFrame(connection.execute(counts, given).fetchall(), schema={"run_id": text, "params": number}, orient="row"),
+        pl.DataFrame(
+            connection.execute(sums, given).fetchall(),
+            schema={"run_id": text, "metrics": number, "times": pl.Float64, "steps": pl.Float64, "values": pl.Float64},
+            orient="row",
+        ),
+        _objects(connection, "tags", MEMBERS, given).rename({"object": _TAGS}),
+    ]
+    for part in parts:
+        frame = frame.join(part, on="run_id", how="left")
+    telling = (
+        "name",
+        "status",
+        *("start_time", "end_time", "artifact_uri", "params", "metrics", "times", "steps", "values"),
+        _TAGS,
+    )
+    state = pl.concat_str([pl.col(column).cast(text).fill_null("") for column in telling], separator="\n")
+    return frame.with_columns(state.alias(STATE)).drop("params", "metrics", "times", "steps", "values")
+
+
+def completed(connection: Connection, experiment: str, found: pl.DataFrame, *, whole: bool) -> pl.DataFrame:
+    """The runs of `found` (of `states`) with their params, tags and metrics; `whole`: they are all runs of the experiment."""
+    given = {"experiment": experiment} if whole else {"chosen": json.dumps(found["run_id"].to_list())}
+    inside = MEMBERS if whole else CHOSEN
+    params, tags = _objects(connection, "params", inside, given), found.select("run_id", object=_TAGS).drop_nulls()
+    frame = found.join(_unpacked(connection, params, "params"), on="run_id", how="left")
+    frame = frame.join(_unpacked(connection, tags, "tags"), on="run_id", how="left")
+    return frame.join(_metrics(connection, inside, given), on="run_id", how="left").drop(_TAGS)
+
+
+def _objects(connection: Connection, table: str, inside: str, given: dict[str, Any]) -> pl.DataFrame:
+    """The keys and values of each run in a table of texts, as one JSON object a run."""
+    import polars as pl
+
+    query = f"SELECT run_uuid, json_group_object(key, value) FROM {table} WHERE run_uuid IN ({inside}) GROUP BY run_uuid"
+    return pl.DataFrame(
+        connection.execute(query, given).fetchall(), schema={"run_id": pl.String, "object": pl.String}, orient="row"
+    )
+
+
+def _unpacked(connection: Connection, objects: pl.DataFrame, part: str) -> pl.DataFrame:
+    """A column for every key of JSON objects whose values are texts."""
+    import polars as pl
+
+    keys = _keys(connection, part, objects["object"])
+    if not keys:
+        return objects.select("run_id")
+    decoded = objects["object"].str.json_decode(pl.Struct(dict.fromkeys(keys, pl.String))).struct.unnest()
+    return decoded.rename({key: f"{part}.{key}" for key in keys}).with_columns(objects["run_id"])
+
+
+def _keys(connection: Connection, table: str, objects: pl.Series) -> list[str]:
+    """The keys of a few runs, or all that any run of the database has."""
+    if objects.len() <= FEW:
+        return sorted({key for text in objects for key in json.loads(text)})
+    return sorted(key for (key,) in connection.execute(f"SELECT DISTINCT key FROM {table}"))
+
+
+def _metrics(connection: Connection, inside: str, given: dict[str, Any]) -> pl.DataFrame:
+    import polars as pl
+
+    query = f"SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid IN ({inside})"
+    schema = {"run_id": pl.String, "key": pl.String, "value": pl.Float64, "is_nan": pl.Int64}
+    long = pl.DataFrame(connection.execute(query, given).fetchall(), schema=schema, orient="row")
+    if not long.height:
+        return long.select("run_id")
+    infinite = pl.col("value").abs() >= LARGEST
+    value = pl.when(pl.col("is_nan") != 0).then(float("nan")).when(infinite).then(pl.col("value").sign() * float("inf"))
+    long = long.select("run_id", ("metrics." + pl.col("key")).alias("key"), value.otherwise(pl.col("value")).alias("value"))
+    return long.pivot("key", index="run_id", values="value")

@@ -1,0 +1,57 @@
+"""The one form that runs have here, whatever they were read from: a frame with the columns of `mlflow.search_runs`. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import polars as pl
+
+INFOS = ("run_id", "experiment", "experiment_id", "name", "status", "start_time", "end_time", "artifact_uri")
+TIMES = ("start_time", "end_time")
+STATE = "_state"
+"""A column of the cache: what tells whether a run has changed since."""
+LARGEST = 1.7976931348623157e308
+"""What MLflow's database holds in the place of an infinity."""
+
+
+def finite(value: float, is_nan: object = False) -> float:
+    """The value that was logged: MLflow's tables have 0.0 with a flag for NaN, and the largest float for an infinity."""
+    if is_nan or math.isnan(value):
+        return math.nan
+    return value if abs(value) < LARGEST else math.copysign(math.inf, value)
+
+
+def from_rows(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
+    """A frame of runs that are mappings: `INFOS`, and `params`, `tags`, `metrics` as mappings of their own."""
+    import polars as pl
+
+    rows = list(rows)
+    columns = [pl.Series(key, [row[key] for row in rows], pl.Int64 if key in TIMES else pl.String) for key in INFOS]
+    for part, dtype in (("params", pl.String), ("tags", pl.String), ("metrics", pl.Float64)):
+        values = [row[part] for row in rows]
+        for key in sorted(set().union(*values)):
+            columns.append(pl.Series(f"{part}.{key}", [value.get(key) for value in values], dtype))
+    return pl.DataFrame(columns)
+
+
+def ordered(frame: pl.DataFrame) -> pl.DataFrame:
+    """Runs oldest first; columns by name, those that no run has left out: equal runs give equal frames."""
+    own = [name for name in frame.columns if name not in INFOS]
+    logged = [name for name, count in zip(own, frame.select(own).null_count().row(0), strict=True) if count < frame.height]
+    kept = [*sorted(logged, key=_place), *([STATE] if STATE in own and STATE not in logged else [])]
+    return frame.select(*INFOS, *kept).sort(frame["start_time"].fill_null(0).alias("start"), "run_id")
+
+
+def _place(name: str) -> tuple[int, str]:
+    return ("params", "tags", "metrics", STATE).index(name.split(".", 1)[0]), name
+
+
+def dated(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame as people get it: without what the cache keeps, and with times instead of milliseconds."""
+    import polars as pl
+
+    frame = frame.drop(STATE, strict=False)
+    return frame.with_columns(pl.from_epoch(pl.col(*TIMES), time_unit="ms").dt.replace_time_zone("UTC"))
