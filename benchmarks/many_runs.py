@@ -38,8 +38,9 @@ def add_runs(connection: sqlite3.Connection, experiment: str, numbers: range, ch
         tags += [(key, value, run_id) for key, value in _tags(number, configuration, final).items()]
         metrics += [(key, chance.random(), start + 40_000, 20, 0, run_id) for key in _metrics(final)]
     connection.executemany(
-        "INSERT INTO runs (run_uuid, name, status, start_time, end_time, lifecycle_stage, artifact_uri, experiment_id) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO runs (run_uuid, name, status, start_time, end_time, lifecycle_stage, artifact_uri, experiment_id, "
+        "user_id, source_type, source_name, entry_point_name, source_version) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'somebody', 'UNKNOWN', '', '', '')",
         infos,
     )
     connection.executemany("INSERT INTO params (key, value, run_uuid) VALUES (?, ?, ?)", params)

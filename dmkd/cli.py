@@ -20,13 +20,14 @@ from dmkd.commands import (
     published,
     pull,
     registry,
+    report,
     reproduce,
     results,
     train,
 )
 from dmkd.errors import ConfigError, DmkdError, nearest
 
-FAMILIES = (discover, published, train, evaluate, import_teacher, results, compare, reproduce, pull, registry, doctor, gc)
+FAMILIES = (discover, published, train, evaluate, import_teacher, results, report, compare, reproduce, pull, registry, doctor, gc)
 """Each gives its commands by `add(command)`, in the order of `dmkd --help`."""
 
 

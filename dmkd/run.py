@@ -158,7 +158,7 @@ def _check_asked(changes: Mapping[str, Any], resolutions: Sequence[int]) -> None
         override(Network(), {"resolution": resolution})
 
 
-def measure_of(data: Data, evaluation: Evaluation, split: str, device: torch.device) -> Measure:
+def measure_of(data: Data, evaluation: Evaluation, split: str, device: torch.device | None = None) -> Measure:
     """How the part "train", "val" or "test" of a data set is measured. Raises `DataError` where there is no such part."""
     parts = split_parts(load_dataset(data), data)
     part = getattr(parts, split)
@@ -166,4 +166,6 @@ def measure_of(data: Data, evaluation: Evaluation, split: str, device: torch.dev
         raise DataError(
             f"data set {data.name!r} has no {split} part under this configuration: choose --split, or set data.validation"
         )
-    return Measure(part, data, replace(evaluation, test=False), device, len(set(parts.train.labels.tolist())))
+    return Measure(
+        part, data, replace(evaluation, test=False), device or torch.device("cpu"), len(set(parts.train.labels.tolist()))
+    )

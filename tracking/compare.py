@@ -32,18 +32,15 @@ def compare(a: str, b: str, uri: str | None = None, *, experiment: str | None = 
     Raises `TrackingError` where a row is unknown, they were measured by different protocols, or queries are missing.
     """
     uri = absolute_uri(uri) if uri else default_uri()
-    sides = [find_row(ref, uri, experiment) for ref in (a, b)]
-    protocols = [_protocol(found) for found in sides]
-    if protocols[0] != protocols[1]:
+    first, second = find_row(a, uri, experiment), find_row(b, uri, experiment)
+    if _protocol(first) != _protocol(second):
         raise TrackingError(
-            f"{a} and {b} were measured by different protocols ({protocols[0]} and {protocols[1]}: split, junk rule or metric "
+            f"{a} and {b} were measured by different protocols ({_protocol(first)}, {_protocol(second)}: split, junk or metric "
             "definition): their numbers must not be compared"
         )
-    metric = metric or sides[0].row["report"]
-    outcomes = [_outcomes(uri, found) for found in sides]
-    held = paired(*outcomes, metric, (a, b))
-    scores = [_scores(found, metric) for found in sides]
-    return Compared(*sides, held, seeds_interval(*scores))
+    metric = metric or str(first.row["report"])
+    held = paired(_outcomes(uri, first), _outcomes(uri, second), metric, (a, b))
+    return Compared(first, second, held, seeds_interval(_scores(first, metric), _scores(second, metric)))
 
 
 def _protocol(found: Found) -> str:

@@ -48,4 +48,6 @@ def _by_client(uri: str, run_ids: Sequence[str], keys: Sequence[str]) -> Iterato
             logged = client.get_run(run_id).data.metrics
             for key in keys:
                 if key in logged:
-                    yield from ((run_id, key, point.step, finite(point.value)) for point in client.get_metric_history(run_id, key))
+                    yield from (
+                        (run_id, key, point.step, finite(point.value)) for point in client.get_metric_history(run_id, key)
+                    )

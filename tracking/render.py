@@ -77,15 +77,23 @@ def _board(rows: list[Row], format: str) -> str:
     shown = [row for row in rows if row["rank"] is not None or row["reference"] or row["status"] == "finished"]
     columns = [(title, [cell(row) for row in shown]) for title, cell in COLUMNS]
     same = [title for title, cells in columns if title in UNITS and len(set(cells)) == 1 and len(cells) > 1 and cells[0]]
-    common = ", ".join(f"{cells[0]} {UNITS[title]}" for title, cells in columns if title in same)
     columns = [(title, cells) for title, cells in columns if any(cells) and title not in same]
-    notes = ([f"every row: {common}"] if common else []) + _notes(rows)
+    notes = shared_by(shown) + notes_of(rows)
     parts = [
         _heading(rows[0], any(row["validation"] is not None for row in rows)),
         (_markdown if format == "md" else _table)(columns),
         *notes,
     ]
     return ("\n\n" if format == "md" else "\n").join(part for part in parts if part)
+
+
+def shared_by(rows: list[Row]) -> list[str]:
+    """What all rows have in common of the columns in `UNITS`, as a sentence."""
+    told = {title: {cell(row) for row in rows} for title, cell in COLUMNS if title in UNITS}
+    common = [
+        f"{values.pop()} {UNITS[title]}" for title, values in told.items() if len(values) == 1 and len(rows) > 1 and any(values)
+    ]
+    return [f"every row: {', '.join(common)}"] if common else []
 
 
 def _heading(row: Row, chosen: bool) -> str:
@@ -95,7 +103,8 @@ def _heading(row: Row, chosen: bool) -> str:
     return f"Chosen by {row['select_by']}, reported {row['report']} ({row['role']}){protocol}"
 
 
-def _notes(rows: list[Row]) -> list[str]:
+def notes_of(rows: list[Row]) -> list[str]:
+    """What has to be said below a table of these rows, line by line."""
     notes = []
     if any(row["test_low"] is not None and math.isfinite(row["test_low"]) for row in rows):
         notes.append("± half of the 95 % interval of the mean over seeds; [ ] 95 % interval over the test classes")

@@ -90,7 +90,7 @@ class Measure:
         `queries` and `gallery` [N, D] are embeddings of the same pictures (by different networks when asymmetric). Where the part
         has roles, queries meet gallery pictures alone. Broken pictures are on neither side. Outcomes name positions in the part.
         """
-        asked, shown = self._sides()
+        asked, shown = self.sides()
         groups = None
         if self.data.protocol == "strict":
             if self.part.groups is None:
@@ -113,7 +113,7 @@ class Measure:
         )
         return metrics, replace(outcomes, query=asked.numpy()[outcomes.query])
 
-    def _sides(self) -> tuple[Tensor, Tensor]:
+    def sides(self) -> tuple[Tensor, Tensor]:
         """Positions of the queries, and of the gallery."""
         read = torch.from_numpy(self.part.readable())
         role = torch.zeros(len(read)) if self.part.role is None else torch.from_numpy(self.part.role)

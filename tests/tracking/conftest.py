@@ -68,7 +68,7 @@ def server(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield uri
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 class Line:

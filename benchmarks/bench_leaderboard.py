@@ -1,0 +1,197 @@
+"""The leaderboard of 5,000 runs x 70 columns against `mlflow.search_runs`, from a database and from a server; and how cost grows.
+
+Each side reads in this process, in turn. The peer is measured once in a row where it takes minutes (repetitions: `--repeats`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import socket
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from many_runs import add_runs, make_database
+from ratio import record, timed
+
+from tracking import run_cache
+from tracking.leaderboard import leaderboard
+from tracking.reading import load_runs
+from tracking.render import render
+
+RUNS, GROWTH = 5000, (1000, 10_000, 50_000)
+FINALISTS = 20
+"""Rows whose test queries are known in the measurement with paired tests."""
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--repeats", type=int, default=5)
+    asked.add_argument("--only", choices=("database", "http", "growth"), help="growth: 1,000, 10,000, 50,000 runs, ours alone")
+    options = asked.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["DMKD_STATE"] = f"{folder}/state"
+        if options.only == "growth":
+            return growth(Path(folder))
+        for name, part in (("database", database), ("http", http)):
+            if options.only in (None, name):
+                place = Path(folder) / name
+                place.mkdir()
+                part(place, options.repeats)
+    return None
+
+
+def database(folder: Path, repeats: int) -> None:
+    """Cold, with and without paired tests, after one new run, warm, and the first 50 rows."""
+    import mlflow
+
+    uri = make_database(folder / "mlflow.db", RUNS)
+    mlflow.set_tracking_uri(uri)
+
+    def peer() -> object:
+        return mlflow.search_runs(search_all_experiments=True, max_results=100_000)
+
+    check(load_runs(uri), peer())
+    first = [timed(peer)[1] for _ in range(repeats)]
+
+    def compared(name: str, run: Callable[[], object], goal: float, before: Callable[[], object]) -> None:
+        seconds = []
+        for _ in range(max(5, repeats) + 1):
+            before()
+            seconds.append(timed(run)[1])
+        record(name, seconds[1:], first, peer_name="mlflow.search_runs, cold", goal=goal, clock="cpu")
+
+    cold = lambda: shutil.rmtree(run_cache.folder_of(uri), ignore_errors=True)  # noqa: E731
+    compared("leaderboard, 5,000 runs, cold", lambda: board(uri), 1 / 25, cold)
+    tested = outcomes(load_runs(uri))
+    compared(f"the same with paired tests of {FINALISTS} rows", lambda: board(uri, tested), 1 / 25, cold)
+    compared("leaderboard, 5,000 runs, nothing new", lambda: board(uri), 1 / 25, lambda: None)
+    compared("the first 50 rows, nothing new", lambda: render(board(uri).head(50)), 1 / 50, lambda: None)
+    numbers = iter(range(RUNS, RUNS + 100))
+    compared("reading after one new run", lambda: load_runs(uri), 1 / 10, lambda: add(folder, next(numbers)))
+    compared("leaderboard after one new run", lambda: board(uri), 1 / 10, lambda: add(folder, next(numbers)))
+
+
+def board(uri: str, tested: dict[str, pl.DataFrame] | None = None) -> pl.DataFrame:
+    """What `dmkd leaderboard` does before it prints."""
+    return leaderboard(load_runs(uri), outcomes=tested)
+
+
+def check(ours: pl.DataFrame, peer: object) -> None:
+    """The same runs, with the same values."""
+    theirs = pl.from_pandas(peer).sort("run_id")  # type: ignore[arg-type]
+    ours = ours.sort("run_id")
+    assert ours["run_id"].to_list() == theirs["run_id"].to_list()
+    for name in ("metrics.val/recall_at_1", "metrics.test/recall_at_1", "params.method.field07", "tags.dmkd.row"):
+        pairs = zip(ours[name].to_list(), theirs[name].to_list(), strict=True)
+        assert all(a == b or (a is None and (b is None or np.isnan(b))) for a, b in pairs), name
+
+
+def outcomes(runs: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Queries of CUB's size (5,924 of 100 classes) for the final runs of the first rows, as those would have stored them."""
+    chance = np.random.default_rng(0)
+    final = runs.filter(runs["tags.dmkd.stage"] == "final")
+    rows = final["tags.dmkd.row"].unique(maintain_order=True).to_list()[:FINALISTS]
+    labels = np.sort(chance.integers(0, 100, 5924))
+    found = {}
+    for run_id, row, score in final.select("run_id", "tags.dmkd.row", "metrics.test/recall_at_1").iter_rows():
+        if row in rows:
+            hits = np.zeros(5924, bool)
+            hits[chance.permutation(5924)[: round(score * 5924)]] = True
+            ranks = np.where(hits, 1, 7)
+            zeros = np.zeros(5924)
+            found[run_id] = pl.DataFrame(
+                {"query": np.arange(5924), "label": labels, "first_hit": ranks, "ap": zeros, "ap_at_r": zeros}
+            )
+    return found
+
+
+def add(folder: Path, number: int) -> None:
+    """One run more in the database."""
+    with closing(sqlite3.connect(folder / "mlflow.db")) as connection, connection:
+        (place,) = connection.execute("SELECT experiment_id FROM experiments WHERE name = 'many'").fetchone()
+        add_runs(connection, place, range(number, number + 1), random.Random(number))
+
+
+def http(folder: Path, repeats: int) -> None:
+    """The same runs behind a server: wall seconds, the server's included."""
+    import mlflow
+
+    make_database(folder / "mlflow.db", RUNS)
+    with served(folder) as uri:
+        mlflow.set_tracking_uri(uri)
+
+        def peer() -> object:
+            return mlflow.search_runs(search_all_experiments=True, max_results=100_000)
+
+        def ours() -> object:
+            shutil.rmtree(run_cache.folder_of(uri), ignore_errors=True)
+            return board(uri)
+
+        check(load_runs(uri), peer())
+        times = {who: [timed(run)[0] for _ in range(repeats)] for who, run in (("ours", ours), ("peer", peer))}
+        record(
+            "leaderboard over HTTP, 5,000 runs, cold",
+            times["ours"],
+            times["peer"],
+            peer_name="mlflow.search_runs over HTTP",
+            goal=1 / 3,
+        )
+        warm = []
+        for number in range(RUNS, RUNS + max(5, repeats)):
+            add(folder, number)
+            warm.append(timed(lambda: board(uri))[0])
+        record("the same after one new run", warm, times["peer"], peer_name="mlflow.search_runs over HTTP", goal=1 / 10)
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """An MLflow server on loopback, ended afterwards."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(1200):
+            with suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=1):
+                break
+            time.sleep(0.1)
+        yield uri
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def growth(folder: Path) -> None:
+    """CPU seconds of ours, by the number of runs."""
+    for runs in GROWTH:
+        place = folder / str(runs)
+        place.mkdir()
+        uri = make_database(place / "mlflow.db", runs)
+        cold, warm = [], []
+        for _ in range(3):
+            shutil.rmtree(run_cache.folder_of(uri), ignore_errors=True)
+            cold.append(timed(lambda uri=uri: board(uri))[1])
+            warm.append(timed(lambda uri=uri: board(uri))[1])
+        read = timed(lambda uri=uri: load_runs(uri, fresh=True))[1]
+        first, later = statistics.median(cold), statistics.median(warm)
+        print(f"{runs:6d} runs: cold {first:.2f} s ({read:.2f} s of it reading), warm {later:.2f} s")
+
+
+if __name__ == "__main__":
+    main()

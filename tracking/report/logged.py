@@ -1,0 +1,46 @@
+"""The report in MLflow: its figures on the sweep's parent run, and the board as the run's description."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import TYPE_CHECKING
+
+from tracking.client import connect, translated
+from tracking.errors import TrackingError
+from tracking.render import render
+from tracking.report.material import Material
+from tracking.report.write import write_report
+
+if TYPE_CHECKING:
+    from tracking.show import Board
+
+DESCRIPTION = "mlflow.note.content"
+BEGINS = "\n\n<!-- dmkd: the board -->\n\n"
+"""Divides what the sweep says of itself from the board, which is written again each time."""
+
+
+def log_report(material: Material) -> str:
+    """Put page and figures (as PNG) under `report/` of the newest parent run of the experiment; its run id.
+
+    Raises `TrackingError` where there is no parent run, or the tracker refuses.
+    """
+    run_id = parent_of(material.board)
+    client = connect(material.board.uri)
+    with tempfile.TemporaryDirectory() as folder, translated(material.board.uri):
+        written = write_report(material, folder)
+        client.log_artifact(run_id, str(written.page), "report")
+        for path in written.figures:
+            if path.suffix == ".png":
+                client.log_artifact(run_id, str(path), "report/figures")
+        said = client.get_run(run_id).data.tags.get(DESCRIPTION, "").split(BEGINS)[0]
+        client.set_tag(run_id, DESCRIPTION, f"{said}{BEGINS}{render(material.board.frame, 'md')}"[:7900])
+    return run_id
+
+
+def parent_of(board: Board) -> str:
+    """The newest parent run of a sweep in the board's experiment. Raises `TrackingError` where there is none."""
+    runs = board.runs
+    found = runs.filter(runs["tags.dmkd.stage"] == "sweep") if "tags.dmkd.stage" in runs.columns else runs.clear()
+    if not found.height:
+        raise TrackingError(f"experiment {board.experiment!r}: has no sweep's parent run that a report could be logged to")
+    return str(found["run_id"][-1])
