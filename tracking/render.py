@@ -6,10 +6,10 @@ import io
 import json
 import math
 import textwrap
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tracking.budgets import unequal
+from tracking.cells import COLUMNS, UNITS, Row, spent
 from tracking.errors import TrackingError
 
 if TYPE_CHECKING:
@@ -19,7 +19,10 @@ FORMATS = ("table", "md", "csv", "json", "parquet")
 TEXTS = ("csv", "json")
 """Formats for programs that are text."""
 WIDTH = 120
-Row = dict[str, Any]
+Column = tuple[str, list[str]]
+SPARED = ("Mparam", "dim", "looks", "hours", "difference")
+"""Columns that a terminal's table gives up, in this order, where a configuration would be cut to less than `READABLE` letters."""
+READABLE = 34
 
 
 def render(frame: pl.DataFrame, format: str = "table") -> str:
@@ -78,7 +81,9 @@ def _board(rows: list[Row], format: str) -> str:
     columns = [(title, [cell(row) for row in shown]) for title, cell in COLUMNS]
     same = [title for title, cells in columns if title in UNITS and len(set(cells)) == 1 and len(cells) > 1 and cells[0]]
     columns = [(title, cells) for title, cells in columns if any(cells) and title not in same]
+    columns, left_out = _fitting(columns) if format == "table" else (columns, [])
     notes = shared_by(shown) + notes_of(rows)
+    notes += [f"no room for {', '.join(left_out)}: --format md shows all"] if left_out else []
     parts = [
         _heading(rows[0], any(row["validation"] is not None for row in rows)),
         (_markdown if format == "md" else _table)(columns),
@@ -123,8 +128,8 @@ def notes_of(rows: list[Row]) -> list[str]:
 
 def _searched(rows: list[Row]) -> list[str]:
     """What the searches behind these rows took, where it is known and they all belong to the same ones."""
-    spent = {(row["search_gpu_hours"], row["search_cpu_hours"]) for row in rows if row["search_gpu_hours"] is not None}
-    return [f"its search took {told}" for told in map(_spent, spent) if told] if len(spent) == 1 else []
+    known = {(row["search_gpu_hours"], row["search_cpu_hours"]) for row in rows if row["search_gpu_hours"] is not None}
+    return [f"its search took {told}" for told in map(spent, known) if told] if len(known) == 1 else []
 
 
 def _table(columns: list[tuple[str, list[str]]]) -> str:
@@ -144,6 +149,23 @@ def _table(columns: list[tuple[str, list[str]]]) -> str:
     )
 
 
+def _fitting(columns: list[Column]) -> tuple[list[Column], list[str]]:
+    """The columns that leave room enough for the configuration, and the titles of those given up for it."""
+    left_out: list[str] = []
+    while (excess := _excess(columns)) > 0 and (spare := [title for title, _ in columns if title in SPARED]):
+        longest = max(len(cell) for title, cells in columns if title == "configuration" for cell in cells)
+        if longest - excess >= min(longest, READABLE):
+            break
+        left_out.append(min(spare, key=SPARED.index))
+        columns = [column for column in columns if column[0] != left_out[-1]]
+    return columns, left_out
+
+
+def _excess(columns: list[Column]) -> int:
+    """By how much the table is too wide."""
+    return sum(max(len(title), *map(len, cells)) + 2 for title, cells in columns) - 2 - WIDTH
+
+
 def _fitted(text: str, width: int, title: str) -> str:
     text = text if len(text) <= width else text[: width - 1] + "…"
     return text.ljust(width) if title in ("id", "configuration", "test", "over classes") else text.rjust(width)
@@ -154,34 +176,6 @@ def _markdown(columns: list[tuple[str, list[str]]]) -> str:
     return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
 
 
-def _score(value: float | None, metric: str) -> str:
-    if value is None:
-        return ""
-    share = not metric.startswith(("cost/", "model/")) and not metric.endswith(("loss", "density", "decay"))
-    return f"{100 * value:.1f}" if share else f"{value:.4g}"
-
-
-def _test(row: Row) -> str:
-    mean, low, high = row["test"], row["test_low"], row["test_high"]
-    if mean is None or low is None or not math.isfinite(low):
-        return _score(mean, row["report"])
-    return f"{_score(mean, row['report'])} ± {_score((high - low) / 2, row['report'])}"
-
-
-def _classes(row: Row) -> str:
-    low, high = row["class_low"], row["class_high"]
-    return "" if low is None or not math.isfinite(low) else f"[{_score(low, row['report'])}, {_score(high, row['report'])}]"
-
-
-def _difference(row: Row) -> str:
-    """Measured less printed, in brackets where the two are not comparable."""
-    if row["difference"] is None:
-        return ""
-    text = _score(abs(row["difference"]), row["report"])
-    signed = ("-" if row["difference"] < 0 else "+") + text
-    return f"({signed})" if row["not_comparable"] else signed
-
-
 def _published_notes(rows: list[Row]) -> list[str]:
     """How the printed numbers and these were chosen, and why some of them may not be compared; nothing where none is printed."""
     printed = [row for row in rows if row["published"] is not None]
@@ -190,59 +184,3 @@ def _published_notes(rows: list[Row]) -> list[str]:
     reasons = list(dict.fromkeys(row["not_comparable"] for row in printed if row["not_comparable"]))
     notes += [f"not comparable ( ): {reason}" for reason in reasons[:3]] + ["..."] * (len(reasons) > 3)
     return notes
-
-
-def _spent(hours: tuple[float | None, float | None], unit: str = " hours") -> str:
-    """Hours of GPUs, or of CPUs where no GPU was at work; empty where none are known."""
-    gpu, cpu = hours
-    kind, spent = ("GPU", gpu) if gpu else ("CPU", cpu)
-    return f"{spent:.2g} {kind}{unit}" if spent else ""
-
-
-def _gap(row: Row) -> str:
-    """Percent of the teacher gap; the rows that define it say nothing."""
-    return (
-        "" if row["gap_closed"] is None or row["reference"] in ("teacher", "undistilled") else f"{100 * row['gap_closed']:.0f} %"
-    )
-
-
-def _pixels(row: Row) -> str:
-    """Query resolution, and that of the gallery where another network embeds it at another one."""
-    query, gallery = (row[name] for name in ("resolution", "gallery_resolution"))
-    return "" if query is None else f"{query:.0f}" if gallery in (None, query) else f"{query:.0f}/{gallery:.0f}"
-
-
-def _figure(name: str, unit: float = 1) -> Callable[[Row], str]:
-    return lambda row: "" if row[name] is None else f"{row[name] / unit:.3g}"
-
-
-COLUMNS: list[tuple[str, Callable[[Row], str]]] = [
-    ("#", lambda row: str(row["place"])),
-    ("rank", lambda row: "" if row["rank"] is None else str(row["rank"])),
-    ("id", lambda row: row["id"]),
-    ("configuration", lambda row: row["label"] if row["group"] is None else f"{row['group']}: {row['label']}"),
-    ("val", lambda row: _score(row["validation"], row["select_by"])),
-    ("test", _test),
-    ("over classes", _classes),
-    ("published", lambda row: "" if row["published"] is None else _score(row["published"], row["report"])),
-    ("difference", _difference),
-    ("gap", _gap),
-    ("seeds", lambda row: str(row["seeds"] or "")),
-    ("GFLOPs", _figure("gflops")),
-    ("Mparam", _figure("parameters", 1e6)),
-    ("dim", lambda row: "" if row["dim"] is None else f"{row['dim']:.0f}"),
-    ("px", _pixels),
-    ("ms", _figure("latency_ms")),
-    ("hours", lambda row: _spent((row["gpu_hours"], row["cpu_hours"]), "")),
-    ("looks", lambda row: str(row["test_looks"] or "")),
-]
-"""Titles of the printed columns, and what stands in them; a column that is empty in every row is left out."""
-UNITS = {
-    "GFLOPs": "GFLOPs",
-    "Mparam": "million parameters",
-    "dim": "dimensions",
-    "px": "px",
-    "ms": "ms a query",
-    "looks": "test look a seed",
-}
-"""Columns that are told once below the table where all rows agree, and how."""

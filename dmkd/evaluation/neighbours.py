@@ -18,7 +18,7 @@ def first_neighbours(measure: Measure, queries: Tensor, gallery: Tensor, positio
     asked, shown = measure.sides()
     strict = measure.data.protocol == "strict" and measure.part.groups is not None
     groups = torch.from_numpy(measure.part.groups) if strict and measure.part.groups is not None else None
-    found = []
+    found: list[list[int]] = []
     for position in positions:
         if position not in asked:
             found.append([])

@@ -11,6 +11,7 @@ import pytest
 from tracking.errors import TrackingError
 from tracking.leaderboard import best, boards, leaderboard, lower_is_better
 from tracking.outcomes import query_values
+from tracking.render import render
 
 VAL, TEST = "metrics.val/recall_at_1", "metrics.test/recall_at_1"
 
@@ -293,3 +294,117 @@ def test_parents_and_strangers_are_no_rows_and_nothing_is_an_empty_board():
     assert frame.height == 0
     with pytest.raises(TrackingError, match="no row is ranked"):
         best(frame)
+
+
+def references() -> list[dict[str, Any]]:
+    scores = {"undistilled": 0.3, "teacher": 0.7, "untrained": 0.1}
+    return [run(f"{kind[:4]}eeee1111", test=score) | {"tags.dmkd.reference": kind} for kind, score in scores.items()]
+
+
+def test_the_share_of_the_teacher_gap_is_that_of_the_references_of_the_same_table():
+    rows = {row["label"]: row for row in leaderboard(table(run("aaaaaaaa1111", test=0.5), *references())).to_dicts()}
+    assert rows["yu"]["gap_closed"] == pytest.approx(0.5)
+    assert rows["teacher"]["gap_closed"] == pytest.approx(1.0)
+    without = table(run("aaaaaaaa1111", test=0.5), *[one for one in references() if one["tags.dmkd.reference"] != "teacher"])
+    assert leaderboard(without)["gap_closed"].null_count() == 3
+    worse = [one | ({VAL: None, TEST: 0.2} if one["tags.dmkd.reference"] == "teacher" else {}) for one in references()]
+    assert leaderboard(table(run("aaaaaaaa1111", test=0.5), *worse))["gap_closed"].null_count() == 4
+
+
+def test_hours_of_the_search_are_those_of_every_trial_and_unequal_budgets_are_marked():
+    hour = {"metrics.cost/gpu_seconds": 3600.0, "metrics.cost/train_seconds": 3600.0, "tags.dmkd.sweep": "s"}
+    runs = table(
+        run("aaaaaaaa1111", val=0.5, **hour),
+        run("aaaaaaaa1111", test=0.4, **hour),
+        run("bbbbbbbb1111", val=0.4, **hour),
+        run("cccccccc1111", val=0.3, **hour | {"status": "KILLED"}),
+        run("dddddddd1111", val=0.2, **hour | {"tags.dmkd.method": "s2sd"}),
+    )
+    frame = leaderboard(runs)
+    first = frame.row(0, named=True)
+    assert (first["gpu_hours"], first["search_gpu_hours"], first["trials"]) == (2.0, 4.0, 3)
+    text = render(frame)
+    assert "search budgets differ, trials a method: yu 3, s2sd 1" in text
+    assert "its search took 4 GPU hours" in text
+    assert "search budgets differ" not in render(leaderboard(runs.filter(pl.col("tags.dmkd.method") == "yu")))
+
+
+@pytest.mark.parametrize(
+    ("conditions", "left"),
+    [
+        (["method=y*"], "ab"),
+        (["student.resolution<=48"], "ac"),
+        (["resolution>32", "method!=s2sd"], "b"),
+        (["optim.lr>=1e-3"], "bc"),
+        (["seeds>=1"], ""),
+        (["backbone=r18"], "c"),
+    ],
+)
+def test_conditions_choose_rows_and_leave_the_references(conditions, left):
+    rows = {"a": ("32", "yu", "1e-4", None), "b": ("64", "yu", "1e-3", None), "c": ("48", "s2sd", "0.1", "r18")}
+    runs = [
+        run(f"{name * 8}1111", val=0.5)
+        | {"params.student.resolution": size, "tags.dmkd.method": method, "params.optim.lr": lr, "params.student.backbone": net}
+        for name, (size, method, lr, net) in rows.items()
+    ]
+    frame = leaderboard(table(*runs, *references()), where=conditions)
+    assert "".join(sorted(row["config_hash"][0] for row in frame.to_dicts() if not row["reference"])) == left
+    assert frame["reference"].drop_nulls().len() == 3
+
+
+def test_a_condition_that_means_nothing_is_refused():
+    runs = table(run("aaaaaaaa1111", val=0.5) | {"params.student.resolution": "48"})
+    with pytest.raises(TrackingError, match="wanted KEY=VALUE"):
+        leaderboard(runs, where=["method"])
+    with pytest.raises(TrackingError, match=r"did you mean 'student\.resolution'"):
+        leaderboard(runs, where=["student.resolutoin<4"])
+
+
+@pytest.mark.parametrize(
+    ("key", "groups"), [("method", ["s2sd", "yu"]), ("backbone", ["r18", "r50"]), ("resolution", ["48", "64"])]
+)
+def test_rows_are_grouped_by_what_people_call_a_column(key, groups):
+    runs = table(
+        run("aaaaaaaa1111", val=0.5) | {"params.student.backbone": "r18", "params.student.resolution": "48"},
+        run("bbbbbbbb1111", val=0.6)
+        | {"tags.dmkd.method": "s2sd", "params.student.backbone": "r50", "params.student.resolution": "64"},
+        run("cccccccc1111", val=0.4) | {"params.student.backbone": "r18", "params.student.resolution": "48"},
+    )
+    assert sorted(leaderboard(runs, group_by=key)["group"]) == groups
+
+
+def test_ten_thousand_runs_with_bad_metrics_and_failures_none_of_them_above_a_finite_one():
+    chance = np.random.default_rng(0)
+    size = 10_000
+    values = chance.random(size)
+    kind = chance.integers(0, 8, size)
+    scores: list[float | None] = values.tolist()
+    for place in range(size):
+        scores[place] = {0: math.nan, 1: math.inf, 2: -math.inf, 3: None}.get(int(kind[place]), scores[place])
+    runs = pl.DataFrame(
+        {
+            "run_id": [f"run{place}" for place in range(size)],
+            "status": np.where(kind == 4, "FAILED", np.where(kind == 5, "KILLED", "FINISHED")),
+            "start_time": np.arange(size),
+            "tags.dmkd.row": [f"{place // 3:012x}" for place in range(size)],  # three seeds a row
+            "tags.dmkd.config_hash": [f"{place // 3:012x}" for place in range(size)],
+            "tags.dmkd.seed": [str(place % 3) for place in range(size)],
+            "tags.dmkd.stage": ["search"] * size,
+            "tags.dmkd.protocol": ["p"] * size,
+            VAL: pl.Series(scores, dtype=pl.Float64),
+            TEST: pl.Series([None] * size, dtype=pl.Float64),
+        }
+    )
+    frame = leaderboard(runs)
+    expected: dict[str, list[float]] = {}
+    for place in range(size):
+        if kind[place] not in (3, 4, 5):
+            expected.setdefault(f"{place // 3:012x}", []).append(scores[place] or 0.0)
+    means = {name: sum(own) / len(own) for name, own in expected.items()}
+    finite = {name for name, own in expected.items() if all(map(math.isfinite, own))}
+    ranked = frame.filter(pl.col("rank").is_not_null())
+    assert set(ranked["config_hash"]) == finite
+    assert ranked["config_hash"].to_list() == frame["config_hash"].head(len(finite)).to_list()  # none stands above them
+    assert ranked["validation"].is_sorted(descending=True)
+    assert ranked["validation"].to_list() == pytest.approx([means[name] for name in ranked["config_hash"]])
+    assert best(frame)["validation"] == pytest.approx(max(means[name] for name in finite))

@@ -11,7 +11,7 @@ import pytest
 from tests.tracking.test_leaderboard import run, table
 from tracking.errors import TrackingError
 from tracking.leaderboard import leaderboard
-from tracking.render import render
+from tracking.render import parquet, render
 
 
 @pytest.fixture
@@ -80,3 +80,40 @@ def test_empty_and_unknown(frame):
     assert render(frame.clear()) == "No configuration has finished yet."
     with pytest.raises(TrackingError, match="table, md, csv, json"):
         render(frame, "xlsx")
+
+
+def test_json_rows_have_what_programs_ask_for(frame):
+    first, second, *_ = json.loads(render(frame, "json"))
+    assert (first["rank"], first["method"], first["seeds"]) == (1, "yu", 2)
+    assert (first["select"], first["select_by"]) == (0.3456, "val/recall_at_1")
+    assert (first["report"], first["report_by"]) == (pytest.approx(0.25), "test/recall_at_1")
+    assert first["interval"] == [pytest.approx(0.25 - 0.635, abs=1e-3), pytest.approx(0.25 + 0.635, abs=1e-3)]
+    assert first["run_ids"] == ["aaaaaaaa1111-final-0", "aaaaaaaa1111-final-1"]
+    assert first["reproduce"] == f"dmkd reproduce {first['id']}"
+    assert second["interval"] is None
+    assert second["run_ids"] == ["bbbbbbbb1111-search-0"]
+
+
+def test_parquet_holds_the_whole_frame(frame):
+    assert pl.read_parquet(io.BytesIO(parquet(frame))).equals(frame)
+
+
+def test_a_long_configuration_is_given_room_by_columns_that_matter_less(frame):
+    wide = frame.with_columns(
+        label=pl.lit("yu/absolute lr=0.000164 from teacher"),
+        gpu_hours=pl.Series([1.0, 2.0, 3.0, 4.0]),
+        test_looks=pl.Series([1, 2, 3, 4]),
+        dim=pl.Series([64.0, 128.0, 256.0, 512.0]),
+        parameters=pl.Series([1e6, 2e6, 3e6, 4e6]),
+        latency_ms=pl.Series([10.25, 11.5, 12.5, 13.5]),
+        gflops=pl.Series([0.5, 1.5, 2.5, 3.5]),
+        resolution=pl.Series([32.0, 48.0, 64.0, 96.0]),
+        class_low=pl.lit(0.25),
+        class_high=pl.lit(0.75),
+        gap_closed=pl.lit(0.5),
+    )
+    text = render(wide)
+    assert max(map(len, text.splitlines())) <= 120
+    assert "yu/absolute lr=0.000164 from teach" in text
+    assert "no room for Mparam, dim" in text
+    assert "Mparam" in render(wide, "md")

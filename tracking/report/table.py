@@ -8,8 +8,8 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
+from tracking.cells import COLUMNS, UNITS
 from tracking.places import is_http
-from tracking.render import COLUMNS, UNITS
 
 Row = dict[str, Any]
 Value = Callable[[Row], float | None]
