@@ -38,12 +38,12 @@ class Server:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
-        self.search: Search = self._over_rest if is_http(uri) and not _wants_client() else self._by_client
+        self.search: Search = self._over_rest if is_http(uri) and not wants_client() else self._by_client
 
     def experiments(self) -> dict[str, str]:
         """The id of every experiment that is not deleted, by name. Raises `TrackingError` without an answer."""
         if self.search == self._over_rest:
-            return {item["name"]: item["experiment_id"] for item in _pages(self.uri, "experiments", {})}
+            return {item["name"]: item["experiment_id"] for item in pages(self.uri, "experiments", {})}
         from tracking.client import connect, translated
 
         client = connect(self.uri)
@@ -73,7 +73,7 @@ class Server:
 
     def _over_rest(self, experiment: str, chosen: str = "", deleted: bool = False) -> Iterator[Run]:
         body = {"experiment_ids": [experiment], "filter": chosen, "run_view_type": "DELETED_ONLY" if deleted else "ACTIVE_ONLY"}
-        for run in _pages(self.uri, "runs", body):
+        for run in pages(self.uri, "runs", body):
             data = run.get("data", {})
             params, tags = ({item["key"]: item.get("value", "") for item in data.get(part, [])} for part in ("params", "tags"))
             metrics = {item["key"]: finite(float(item.get("value", 0.0))) for item in data.get("metrics", [])}
@@ -113,13 +113,14 @@ def _info(info: dict[str, Any]) -> Run:
     return same | {"experiment_id": str(info["experiment_id"]), "name": info.get("run_name")}
 
 
-def _wants_client() -> bool:
+def wants_client() -> bool:
     """Whether the user set a way to log in that only MLflow's client knows."""
     ours = {"MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"}
     return any(name.startswith("MLFLOW_TRACKING_") and name not in ours for name in os.environ)
 
 
-def _pages(uri: str, kind: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def pages(uri: str, kind: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Everything that a search of MLflow's REST API (`kind`: experiments, runs) finds, page by page."""
     token = ""
     while True:
         page = _post(

@@ -163,14 +163,14 @@ def test_a_server_is_asked_for_what_may_have_changed(server, monkeypatch):
         if number != 2:
             client.set_terminated(run.info.run_id, "FINISHED", begin + 10_000_000 * number + 5_000)
     read: list[str] = []
-    page = servers._pages
+    page = servers.pages
 
     def pages(uri, kind, body):
         for item in page(uri, kind, body):
             read.append(item.get("info", {}).get("run_name", ""))
             yield item
 
-    monkeypatch.setattr(servers, "_pages", pages)
+    monkeypatch.setattr(servers, "pages", pages)
 
     def reading() -> list[str]:
         read.clear()
