@@ -60,7 +60,7 @@ KINDS: tuple[tuple[str, str, Drawer, str], ...] = (
         "resolutions",
         "Query resolution against gallery resolution",
         resolution_matrix,
-        "Score with queries of one resolution and a gallery of another, in percent; the darker, the higher.",
+        "Score with queries of one resolution and a gallery of another, in percent; the stronger the colour, the higher.",
     ),
     (
         "published",
