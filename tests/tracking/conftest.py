@@ -60,7 +60,7 @@ def server(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=environment)
     uri = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
+        for _ in range(3000):
             with suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=1):
                 break
             assert process.poll() is None, (folder / "log").read_text()
