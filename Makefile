@@ -9,7 +9,7 @@ SHELL := /bin/bash
 help:
 	@echo "make quickstart   install, run a small real sweep on real pictures, print the leaderboard"
 	@echo "make test         install, then lint, types and tests (make slow: the long ones)"
-	@echo "make bench        benchmarks, each a ratio against a named peer"
+	@echo "make bench        benchmarks, each a ratio against a named peer; the rows go to benchmarks/results.json (docs/performance.md)"
 	@echo "make study        do the papers' claims hold? (DATA=manifest.csv, default signs; ARMS='none msdf'; hours; resumes)"
 	@echo "make ui           MLflow's UI on loopback, on the runs of this folder"
 
@@ -40,7 +40,7 @@ slow: install
 	$(BIN)/python -m pytest -m slow
 
 bench: install
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; DMKD_BENCH_RESULTS=benchmarks/results.json $(BIN)/python $$file || exit 1; done
 
 # Resumes where it stopped; its page stands beside its records. docs/results.md was made from the records in benchmarks/study.
 study: install

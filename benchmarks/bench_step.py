@@ -1,7 +1,7 @@
 """One training step of each method against the same step without distillation, input already on the device; and its profile.
 
     python benchmarks/bench_step.py            # a few minutes; on a GPU: batch 112 at 224, bf16
-    python benchmarks/bench_step.py profile
+    python benchmarks/bench_step.py profile    # or: step, gpu_rows
 
 Student ResNet-50, 128 dimensions, multi-similarity. The peer of a method is the plain step; its limit the plain step and, where
 there is a teacher, one more forward pass (measured).
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 
 import torch
-from ratio import device, heading, on_gpu, record, timed
+from ratio import device, heading, not_measured, on_gpu, record, timed
 from torch import Tensor
 
 from dmkd.distill.base import Method, Shapes, Step
@@ -119,5 +119,21 @@ def profile() -> None:
         print(f"== {name}\n{found.key_averages().table(sort_by='self_cpu_time_total', row_limit=14, max_name_column_width=34)}")
 
 
+def gpu_rows() -> None:
+    """What only a machine with a GPU can measure, with the command."""
+    command = "python benchmarks/bench_step.py"
+    for name, goal in (("S2SD-MSDF", 1.03), ("PSD", 1.25), ("OBD-SD (batch diffusion)", 1.26)):
+        not_measured(f"step of {name}, ResNet-50, batch 112 at 224, bf16, GPU", goal=goal, command=command, why="no GPU here")
+    command = "python benchmarks/bench_input.py, and cost/images_per_second of a run with data.workers=4"
+    not_measured("input on a GPU machine: share of a step waiting for data", goal=0.03, command=command, why="no GPU here")
+    command = "dmkd.packing.choose_packing on cost/images_per_second and cost/peak_memory_mb of 1, 2, 3, 4 trials at once"
+    not_measured("GPU packing: one by one over the chosen packing", goal=0.5, command=command, why="no GPU here")
+    command = "python benchmarks/bench_evaluation.py"
+    not_measured("evaluation on a GPU, 60,502 x 128", goal=0.4, command=command, why="no GPU here")
+
+
+PARTS = {"step": main, "profile": profile, "gpu_rows": gpu_rows}
+
 if __name__ == "__main__":
-    profile() if sys.argv[1:] == ["profile"] else main()
+    for part in sys.argv[1:] or (["step"] if on_gpu() else ["step", "gpu_rows"]):
+        PARTS[part]()
