@@ -28,8 +28,8 @@ before it began; the failed trial that it repeats."""
 class ExploringTPE(optuna.samplers.TPESampler):
     """TPE whose every fourth trial is drawn at random.
 
-    Left to itself, multivariate TPE may settle on a good region and never leave it, the more so when its first points are known
-    ones that lie there: replayed on recorded curves, some searches never found what random search finds (docs/search.md).
+    Left to itself, multivariate TPE may settle on a good region and not leave it: an insurance against that, which costs nothing
+    that twenty replayed searches could show, and gains nothing that they could show either (docs/search.md).
     """
 
     def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:

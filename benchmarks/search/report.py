@@ -163,13 +163,23 @@ def facts(found: dict[str, Any]) -> dict[str, str]:
     return told | {"table": table(found), "agreement": agreement_table()}
 
 
-def main() -> None:
-    found = json.loads(RESULTS.read_text(encoding="utf-8"))
-    found["epochs"] = {name: [float(one) for one in epochs] for name, epochs in found["epochs"].items()}
-    page = TEMPLATE.read_text(encoding="utf-8")
+def page(found: dict[str, Any]) -> str:
+    """docs/search.md from the curves and a replay."""
+    text = TEMPLATE.read_text(encoding="utf-8")
     for key, value in facts(found).items():
-        page = page.replace(f"<<{key}>>", value)
-    (DOCS / "search.md").write_text(page, encoding="utf-8")
+        text = text.replace(f"<<{key}>>", value)
+    return text
+
+
+def load() -> dict[str, Any]:
+    """The recorded replay."""
+    found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return found | {"epochs": {name: [float(one) for one in epochs] for name, epochs in found["epochs"].items()}}
+
+
+def main() -> None:
+    found = load()
+    (DOCS / "search.md").write_text(page(found), encoding="utf-8")
     chart(found, DOCS / "images" / "search.png")
     ramp_chart(DOCS / "images" / "search-ramp.png")
 

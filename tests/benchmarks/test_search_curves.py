@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.search.grid import EPOCHS, GRIDS, Point, read
 from benchmarks.search.replay import Arm, Landscape, Replay, curves, until, warm_points
-from benchmarks.search.report import agreement, first_agreeing, noise, ratio
+from benchmarks.search.report import DOCS, agreement, first_agreeing, load, noise, page, ratio
 
 
 def test_the_shipped_grid_is_large_enough_and_its_range_far_beyond_the_noise():
@@ -66,6 +66,11 @@ def test_agreement_and_ratio_against_their_definitions():
     middle, low, high = ratio([1.0, 2.0, 3.0], [4.0, 4.0, 4.0])
     assert middle == 0.5
     assert 0.25 <= low < 0.5 < high <= 0.75
+
+
+def test_the_page_is_what_the_records_say():
+    assert (DOCS / "search.md").read_text(encoding="utf-8") == page(load())
+    assert "<<" not in page(load())
 
 
 @pytest.mark.slow
