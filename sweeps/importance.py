@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tracking.report.material import Material
+    from tracking.show import Board
 
 LEAST = 6
 """Trials below which a share would be chance alone."""
@@ -31,6 +36,19 @@ def importances(trials: Sequence[tuple[Mapping[str, Any], float]]) -> dict[str, 
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         found = optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
     return {name: float(share) for name, share in found.items()}
+
+
+def with_importances(board: Board, **found: Any) -> Material:
+    """The material of a board's report, with the importances of what every trial searched."""
+    from tracking.report.material import gather
+
+    material = gather(board, **found)
+    general = [one for one in material.searched if not one.method and len(one.values) == len(material.trials)]
+    trials = [
+        ({one.name: one.values[place] for one in general}, float(trial[f"metrics.{material.chosen_by}"]))
+        for place, trial in enumerate(material.trials)
+    ]
+    return replace(material, importances=importances(trials))
 
 
 def _space(values: list[Any]) -> Any:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dmkd.commands import Add
 from dmkd.commands.places import tracked
 from dmkd.commands.results import asked, asking
 
 if TYPE_CHECKING:
-    from tracking.report.material import Material, Retrieved
+    from tracking.report.material import Retrieved
     from tracking.show import Board
 
 
@@ -30,6 +30,7 @@ def add(command: Add) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Write the report."""
+    from sweeps.importance import with_importances
     from tracking.report.write import write_report
     from tracking.show import find_board
 
@@ -42,22 +43,6 @@ def report(options: argparse.Namespace) -> None:
 
         print(f"logged to run {log_report(material)}")
     print(f"{written.page}: open it in a browser; {len(written.figures)} figure files beside it")
-
-
-def with_importances(board: Board, **found: Any) -> Material:
-    """The material of a board, with the importances of what was searched."""
-    from dataclasses import replace
-
-    from sweeps.importance import importances
-    from tracking.report.material import gather
-
-    material = gather(board, **found)
-    general = [one for one in material.searched if not one.method and len(one.values) == len(material.trials)]
-    trials = [
-        ({one.name: one.values[place] for one in general}, float(trial[f"metrics.{material.chosen_by}"]))
-        for place, trial in enumerate(material.trials)
-    ]
-    return replace(material, importances=importances(trials))
 
 
 def _pictures(board: Board, root: str) -> tuple[list[Retrieved], list[str]]:
