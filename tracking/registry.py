@@ -107,12 +107,12 @@ def _version_of(client: Any, run_id: str, name: str, promotion: Promotion) -> in
             raise
     if promotion.gallery_checkpoint is not None:
         client.log_artifacts(run_id, str(promotion.gallery_checkpoint), promotion.gallery["place"])
+    if promotion.served is not None:  # of a version that is there already, too: its stamp of the code is renewed
+        client.log_artifacts(run_id, str(promotion.served), PLACE)
     same = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     if same:
         return min(int(version.version) for version in same)
     run = client.get_run(run_id)
-    if promotion.served is not None:
-        client.log_artifacts(run_id, str(promotion.served), PLACE)
     tags = {key: value for key, value in run.data.tags.items() if key in COPIED}
     source = f"{run.info.artifact_uri}/{CHECKPOINT if promotion.served is None else PLACE}"
     return int(client.create_model_version(name, source, run_id, tags=tags).version)

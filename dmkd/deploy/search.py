@@ -55,7 +55,7 @@ def find(pictures: list[Path], place: Path, top: int, out: Path | None) -> None:
     if told["embedding_space"] != wanted:
         sys.exit(f"{place} is of the embedding space {told['embedding_space']}, this folder searches {wanted}: index it again")
     scores, rows = faiss.read_index(str(place / "gallery.faiss")).search(Embedder(HERE)(pictures), min(top, len(told["paths"])))
-    for picture, score, row in zip(pictures, scores, rows, strict=True):
+    for number, (picture, score, row) in enumerate(zip(pictures, scores, rows, strict=True), 1):
         paths = [told["paths"][position] for position in row]
         print(
             json.dumps(
@@ -64,7 +64,7 @@ def find(pictures: list[Path], place: Path, top: int, out: Path | None) -> None:
         )
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-            sheet([picture, *(Path(told["folder"]) / path for path in paths)]).save(out / f"{picture.stem}.png")
+            sheet([picture, *(Path(told["folder"]) / path for path in paths)]).save(out / f"{number}-{picture.stem}.png")
 
 
 def sheet(paths: list[Path]) -> Image.Image:

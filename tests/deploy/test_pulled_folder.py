@@ -77,12 +77,12 @@ def test_search_finds_what_brute_force_finds_and_draws_it(pulled, pictures, bare
     ).splitlines()
     everything = sorted(pictures.rglob("*.png"))
     whole = embedded(network(), everything).numpy()
-    for file, line in zip(files[:3], lines, strict=True):
+    for number, (file, line) in enumerate(zip(files[:3], lines, strict=True), 1):
         told = json.loads(line)
         scores = whole @ whole[everything.index(file)]
         assert told["found"][0][0] == file.relative_to(pictures).as_posix()
         assert [score for _, score in told["found"]] == pytest.approx(sorted(scores, reverse=True)[:4], abs=2e-4)
-        with Image.open(tmp_path / "found" / f"{file.stem}.png") as sheet:
+        with Image.open(tmp_path / "found" / f"{number}-{file.stem}.png") as sheet:
             assert sheet.size == (160 * 5 + 12, 160)
             assert len(set(sheet.crop((172, 0, 332, 160)).getdata())) > 20  # the first answer is drawn
 
