@@ -41,20 +41,19 @@ def save_served(deployable: Path, to: Path, *, helpers: Sequence[Path]) -> str:
 
     `helpers` are what `CODE` imports, in the order of `HELPERS`. Raises `TrackingError` where what MLflow wrote holds a pickle.
     """
-    import mlflow.pyfunc
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-
-    signature = ModelSignature(Schema([ColSpec("string", INPUT)]))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of type hints that MLflow would rather have as its own kinds
+        warnings.simplefilter("ignore")  # MLflow warns of its own type hints, and of ours that it would rather have as its kinds
+        import mlflow.pyfunc
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, Schema
+
         mlflow.pyfunc.save_model(
             path=str(to),
             python_model=str(CODE),
             artifacts={"model": str(deployable)},
             code_paths=[str(path) for path in helpers],
             pip_requirements=[f"{name}=={metadata.version(name)}" for name in NEEDED],
-            signature=signature,
+            signature=ModelSignature(Schema([ColSpec("string", INPUT)])),
         )
     _clean(to, CODE.name)
     return code_sha256([CODE, *helpers])
