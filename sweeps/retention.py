@@ -50,9 +50,16 @@ class Retention(tune.Callback):
     """Tells `release` each key that is overtaken, once, from a thread of its own: the sweep never waits for the tracker."""
 
     def __init__(
-        self, objective: str, epochs: int, best: int, ended: Mapping[str, Ended], release: Callable[[str], None]
+        self,
+        objective: str,
+        epochs: int,
+        best: int,
+        ended: Mapping[str, Ended],
+        *,
+        name: Callable[[Any], str],
+        release: Callable[[str], None],
     ) -> None:
-        self.objective, self.epochs, self.best = objective, epochs, best
+        self.objective, self.epochs, self.best, self.name = objective, epochs, best, name
         self.ended, self.told, self.release = dict(ended), set[str](), release
         self.waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.thread: threading.Thread | None = None
@@ -64,7 +71,7 @@ class Retention(tune.Callback):
         if result.get("failed") or int(result.get("epoch", 0)) < self.epochs or value is None or not math.isfinite(value):
             return
         key = str(job["key"])
-        self.ended[key] = Ended(key, float(value), json.dumps(job["values"], sort_keys=True, default=str))
+        self.ended[key] = Ended(key, float(value), self.name(job["values"]))
         for gone in sorted(overtaken(self.ended, self.best) - self.told):
             self.told.add(gone)
             self.waiting.put(gone)

@@ -127,7 +127,7 @@ def test_disk_use_is_bounded_over_200_trials(tmp_path: Path, order: str) -> None
         drop(tmp_path / key)
         done.append(key)
 
-    kept = Retention(OBJECTIVE, epochs=2, best=3, ended={}, release=forget)
+    kept = Retention(OBJECTIVE, epochs=2, best=3, ended={}, name=str, release=forget)
     peak = 0
     for number, score in enumerate(scores):
         key = f"trial-{number:04d}"
