@@ -64,6 +64,10 @@ class Retention(tune.Callback):
         self.waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.thread: threading.Thread | None = None
 
+    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
+        """Tune keeps a copy of its callbacks for `Tuner.restore`, which is not used here: a copy does nothing."""
+        return tune.Callback, ()
+
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial is over: it, or one that it overtakes, may lose its checkpoint."""
         result, job = trial.last_result or {}, trial.config.get("run", trial.config)

@@ -148,6 +148,13 @@ def test_disk_use_is_bounded_over_200_trials(tmp_path: Path, order: str) -> None
     assert len(list(tmp_path.glob("*/progress.json"))) == 200
 
 
+def test_tune_can_keep_a_copy() -> None:
+    from ray import cloudpickle, tune
+
+    kept = Retention(OBJECTIVE, epochs=2, best=3, ended={}, name=str, release=print)
+    assert type(cloudpickle.loads(cloudpickle.dumps(kept))) is tune.Callback
+
+
 def test_an_overtaken_trial_loses_its_checkpoint_here_and_in_the_tracker(tmp_path: Path, uri: str) -> None:
     ids = a_sweep(tmp_path / "out", uri, 2, finished=False)
     folder = tmp_path / "out" / "mine" / "trials" / "trial-0001"

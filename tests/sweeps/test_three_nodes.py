@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -120,10 +121,10 @@ class Tracker:
 
     def close(self) -> None:
         for process in reversed(self.processes):
-            if process.poll() is None:
-                for child in psutil.Process(process.pid).children(recursive=True):
-                    child.send_signal(signal.SIGTERM)
-            process.terminate()
+            with suppress(psutil.NoSuchProcess):
+                for child in [*psutil.Process(process.pid).children(recursive=True), process]:
+                    with suppress(psutil.NoSuchProcess):
+                        child.send_signal(signal.SIGTERM)
             process.wait(60)
         shutil.rmtree(self.database, ignore_errors=True)
 
