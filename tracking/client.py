@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -29,10 +29,24 @@ class Unreachable(TrackingError):
     """The tracking server does not answer, or asks to try again later."""
 
 
-def creation_lock(uri: str) -> AbstractContextManager[None]:
-    """For sqlite a lock beside the database, held while tables or runs are made; nothing for a server, which has its own."""
+CREATION = 30.0
+"""Seconds to wait for one's turn to make a run in a sqlite database; after that the run spools, and is made later."""
+
+
+@contextlib.contextmanager
+def creation_lock(uri: str) -> Iterator[None]:
+    """For sqlite a lock beside the database, held while tables or runs are made; nothing for a server, which has its own.
+
+    Raises `Unreachable` where many others are before us.
+    """
     path = sqlite_path(uri)
-    return contextlib.nullcontext() if path is None else locked(path.with_name(f"{path.name}.lock"))
+    with contextlib.ExitStack() as held:
+        try:
+            if path is not None:
+                held.enter_context(locked(path.with_name(f"{path.name}.lock"), CREATION))
+        except TrackingError as error:
+            raise Unreachable(str(error)) from None
+        yield
 
 
 _clients: dict[tuple[int, str], Any] = {}

@@ -17,13 +17,13 @@ __all__ = ["SmallDriver", "end", "wait_for"]
 
 
 class SmallDriver(Driver):
-    """`trials` points of a grid, one seed, `epochs` epochs of about a second; nothing is stopped early."""
+    """`trials` points of a grid, one seed, `epochs` epochs of `steps` steps, about a second for 24; nothing is stopped early."""
 
-    def __init__(self, folder: Path, pictures: Path, trials: int = 4, epochs: int = 5) -> None:
+    def __init__(self, folder: Path, pictures: Path, trials: int = 4, epochs: int = 5, steps: int = 24) -> None:
         super().__init__(folder, pictures)
         text = (folder / "script.py").read_text()
         text = re.sub(r"epochs=6", f"epochs={epochs}", text)
-        text = re.sub(r"iterations=8", "iterations=24", text)
+        text = re.sub(r"iterations=8", f"iterations={steps}", text)
         text = re.sub(r"space = .*", f"space = {{'optim.lr': Choice(tuple(1e-3 + 1e-5 * n for n in range({trials})))}}", text)
         text = text.replace("import Range\n", "import Choice\n").replace("lr=1e-3", "lr=0.001")
         text = text.replace("trials=3, seeds=2, finalists=1, references=('untrained',)", "")

@@ -33,9 +33,9 @@ def at_work(driver: SmallDriver) -> list[tuple[Path, int]]:
 def test_a_sweep_whose_workers_are_killed_at_random_ends_as_the_undisturbed_one(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = SmallDriver(tmp_path / "whole", pictures, trials=20, epochs=3)
-    whole.run()
-    driver, draw, kills = SmallDriver(tmp_path / "chaos", pictures, trials=20, epochs=3), random.Random(1), []
+    whole = SmallDriver(tmp_path / "whole", pictures, trials=20, epochs=3, steps=8)
+    assert whole.start().wait(1500) == 0, whole.log()
+    driver, draw, kills = SmallDriver(tmp_path / "chaos", pictures, trials=20, epochs=3, steps=8), random.Random(1), []
     process = driver.start()
     while process.poll() is None:
         time.sleep(10)

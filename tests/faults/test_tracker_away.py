@@ -13,6 +13,7 @@ import pytest
 from tests.tracking.test_runs import history
 from tracking.client import connect
 from tracking.delivery import Sender
+from tracking.places import take_lock
 from tracking.reading import load_runs
 from tracking.runs import start_run, sync
 from tracking.spool import Spool
@@ -158,6 +159,25 @@ def test_a_clock_that_is_set_back_changes_no_order(database: str, tmp_path: Path
     points = sorted(connect(database).get_metric_history(row["run_id"], "a"), key=lambda point: point.timestamp)
     assert [(point.step, point.value) for point in points] == [(1, 1.0), (2, 2.0), (3, 3.0)]
     assert (row["metrics.a"], row["status"]) == (3.0, "FINISHED")
+
+
+def test_a_run_whose_turn_does_not_come_spools_and_is_made_later(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen trials begin at once on one sqlite database, and each is made under a lock: the last ones must not fail for it."""
+    from tracking import client
+
+    monkeypatch.setattr(client, "CREATION", 0.2)
+    path = Path(database.removeprefix("sqlite:///"))
+    connect(database)
+    others = take_lock(path.with_name(f"{path.name}.lock"))
+    assert others is not None
+    run = start_run(database, "e", "x", spool=tmp_path / "spool", **GIVEN)
+    run.log({"a": 1.0}, 1)
+    assert run.id is None
+    others.close()
+    assert run.finish(patience=60)
+    assert load_runs(database, "e")["metrics.a"].to_list() == [1.0]
 
 
 def test_the_trainer_waits_for_nobody(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,7 +111,7 @@ class Driver:
             return sorted(step for (step,) in found)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 240) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 900) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "this did not happen in time"

@@ -23,10 +23,9 @@ pytestmark = pytest.mark.slow
 
 LATE = """
 import time
-if b"default_worker" in open("/proc/self/cmdline", "rb").read():
-    _time, _ns = time.time, time.time_ns
-    time.time = lambda: _time() - 3600
-    time.time_ns = lambda: _ns() - 3600 * 10**9
+_time, _ns = time.time, time.time_ns
+time.time = lambda: _time() - 3600
+time.time_ns = lambda: _ns() - 3600 * 10**9
 """
 
 
@@ -65,8 +64,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[t
             prefix=outside(storage),
             DMKD_DATA=str(place / "less"),
             PYTHONPATH=f"{odd}{os.pathsep}{ROOT}",
-            # In capitals: gRPC, by which Ray speaks, reads the other spelling.
-            HTTP_PROXY=f"http://127.0.0.1:{free_port()}",
+            http_proxy=f"http://127.0.0.1:{free_port()}",
         )
         wait_for_server(uri)
         done = nodes.run(
@@ -106,7 +104,7 @@ def wait_for_server(uri: str) -> None:
     ],
 )
 def test_a_line_names_the_node_and_what_to_do(lines: dict[str, list[tuple[bool, str]]], what: str, says: str) -> None:
-    assert [ok for ok, _ in lines.get(what, [])] == [False], lines
+    assert [ok for ok, _ in lines[what]] == [False], lines[what]
     assert re.search(says, lines[what][0][1]), lines[what]
 
 
