@@ -140,9 +140,25 @@ class Driver(ABC):
         active = os.environ.get("VIRTUAL_ENV") or sys.prefix == sys.base_prefix
         lines = [] if active else [f"source {os.path.relpath(sys.prefix)}/bin/activate"]
         lines += [f"dmkd leaderboard --experiment {experiment}{there}", f"dmkd pull 1 --to best-student{there}"]
+        lines += [f"dmkd report --experiment {experiment}{there}        # one page, with figures and hard queries"]
         lines += ["dmkd evaluate --checkpoint best-student        # the logged recall again"]
         lines += [f'mlflow ui --backend-store-uri {uri}        # http://127.0.0.1:5000, "Model training"']
         print("next:\n" + "\n".join(f"    {line}" for line in lines))
+        self.log_report()
+
+    def log_report(self) -> None:
+        """The figures and the board on the parent run, for those who look at MLflow; a sweep does not fail for want of them."""
+        from sweeps.importance import with_importances
+        from tracking.errors import TrackingError
+        from tracking.report.logged import log_report
+        from tracking.show import find_board
+
+        about = self.about
+        try:
+            board = find_board(self.places.tracking_uri, about.experiment, select_by=about.objective, report=about.report)
+            log_report(with_importances(board))
+        except (TrackingError, OSError) as error:
+            print(f"note: the report could not be logged to MLflow: {error}", file=sys.stderr)
 
     def shared(self, base: Config | None = None, **changes: Any) -> Shared:
         """What the trials of a stage have in common."""

@@ -98,6 +98,9 @@ def test_every_run_is_closed_with_its_own_status_and_reason(swept: Swept) -> Non
     parent = swept.run_of("sweep")
     assert swept.run_of("trial-0000")["name"].startswith("trial 0: ")
     assert parent["tags.dmkd.objective"] == "val/recall_at_1"
+    assert "| rank |" in parent["tags.mlflow.note.content"]
+    report = Path(parent["artifact_uri"].removeprefix("file://")) / "report"
+    assert {"curves.png", "pareto.png"} <= {path.name for path in (report / "figures").iterdir()}
     children = runs.filter(pl.col("name") != "tiny")
     assert children["tags.mlflow.parentRunId"].unique().to_list() == [parent["run_id"]]
 
