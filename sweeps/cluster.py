@@ -131,7 +131,7 @@ def fitted(nodes: Sequence[Mapping[str, float]], gpus: float | None, workers: in
 
 def run_tuner(stage: str, shared: Shared, resources: Resources, total: float, **tuning: Any) -> set[str]:
     """Run trials until the searcher, or the list `runs`, is done; the keys of those that died. `tuning`: see `TuneConfig`."""
-    runs = tuning.pop("runs", None)
+    runs, more = tuning.pop("runs", None), tuning.pop("callbacks", ())
     trainable = tune.with_parameters(tuning.pop("trainable", Trial), shared=shared)
     folder, progress = shared.folder.parent / "ray", Progress(stage, total, shared.objective)
     tuner = tune.Tuner(
@@ -148,7 +148,7 @@ def run_tuner(stage: str, shared: Shared, resources: Resources, total: float, **
             name=f"{stage}-{time.strftime('%Y%m%d-%H%M%S')}",
             storage_path=str(folder),
             verbose=0,
-            callbacks=[progress, Guard(shared.folder), Reaper(shared)],
+            callbacks=[progress, Guard(shared.folder), Reaper(shared), *more],
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
         ),

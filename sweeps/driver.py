@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmkd.config import Config
+from dmkd.data import Data
+from sweeps.checks.nodes import check_nodes
 from sweeps.cluster import Resources, connect, disconnect, find_resources, run_jobs
 from sweeps.options import Options
 from sweeps.places import Places
@@ -62,6 +64,11 @@ class Driver(ABC):
     def workers(self) -> int:
         """Loading processes of a trial."""
 
+    @property
+    def data(self) -> dict[str, tuple[Data, str]]:
+        """{data set: (what trials read, its fingerprint)}, looked at on each node of a cluster of several."""
+        return {}
+
     @abstractmethod
     def stages(self) -> bool:
         """Everything that is not done; whether all of it ended."""
@@ -95,6 +102,7 @@ class Driver(ABC):
         try:
             run.log_text(self.describe(), "config.yaml")
             started = connect()
+            check_nodes(self.places, self.data)
             with terminable():
                 self.resources = find_resources(self.options.gpus_per_trial, self.workers, self.options.max_concurrent)
                 finished = self.stages()

@@ -12,6 +12,7 @@ from dmkd.config import Config, parse_assignments
 from dmkd.data.batches import iterations_per_epoch
 from dmkd.data.datasets import load_dataset
 from dmkd.data.splits import Parts, split
+from dmkd.data.staging import is_address
 from dmkd.distill.base import Plan
 from dmkd.errors import SweepError
 from dmkd.optim import steps_per_epoch
@@ -52,7 +53,7 @@ def configured(definition: Definition, options: Options) -> Definition:
     changes = parse_assignments(list(options.set))
     changes |= {"optim.epochs": options.epochs} if options.epochs is not None else {}
     changes |= {"data.folds": options.folds} if options.folds is not None else {}
-    place = {"data.root": os.path.abspath(options.data_root)} if options.data_root else {}
+    place = {"data.root": _absolute(options.data_root)} if options.data_root else {}
     shared = place | {key: value for key, value in changes.items() if key.startswith("data.")}
     return dataclasses.replace(
         definition,
@@ -75,6 +76,10 @@ class Facts:
     fingerprint: str
     """Of the pictures."""
     plan: Plan
+
+
+def _absolute(root: str) -> str:
+    return root if is_address(root) else os.path.abspath(root)
 
 
 def find_facts(base: Config) -> Facts:

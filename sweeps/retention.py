@@ -50,12 +50,23 @@ class Retention(tune.Callback):
     """Tells `release` each key that is overtaken, once, from a thread of its own: the sweep never waits for the tracker."""
 
     def __init__(
-        self, objective: str, epochs: int, best: int, ended: Mapping[str, Ended], release: Callable[[str], None]
+        self,
+        objective: str,
+        epochs: int,
+        best: int,
+        ended: Mapping[str, Ended],
+        *,
+        name: Callable[[Any], str],
+        release: Callable[[str], None],
     ) -> None:
-        self.objective, self.epochs, self.best = objective, epochs, best
+        self.objective, self.epochs, self.best, self.name = objective, epochs, best, name
         self.ended, self.told, self.release = dict(ended), set[str](), release
         self.waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.thread: threading.Thread | None = None
+
+    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
+        """Tune keeps a copy of its callbacks for `Tuner.restore`, which is not used here: a copy does nothing."""
+        return tune.Callback, ()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial is over: it, or one that it overtakes, may lose its checkpoint."""
@@ -64,7 +75,7 @@ class Retention(tune.Callback):
         if result.get("failed") or int(result.get("epoch", 0)) < self.epochs or value is None or not math.isfinite(value):
             return
         key = str(job["key"])
-        self.ended[key] = Ended(key, float(value), json.dumps(job["values"], sort_keys=True, default=str))
+        self.ended[key] = Ended(key, float(value), self.name(job["values"]))
         for gone in sorted(overtaken(self.ended, self.best) - self.told):
             self.told.add(gone)
             self.waiting.put(gone)

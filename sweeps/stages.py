@@ -11,6 +11,7 @@ from typing import Any
 from optuna.trial import TrialState
 
 from dmkd.config import Config, to_yaml
+from dmkd.data import Data
 from dmkd.errors import SweepError
 from dmkd.space import override
 from sweeps.accounting import spent
@@ -22,8 +23,9 @@ from sweeps.places import Places
 from sweeps.plan import gflops_refusal
 from sweeps.prepare import Prepared
 from sweeps.record import Record
+from sweeps.retention import Ended, Retention, release
 from sweeps.rows import Job, final_jobs, final_rows, row_id
-from sweeps.search import StudySearch
+from sweeps.search import StudySearch, trial_key
 from sweeps.space import Searched, Values
 from sweeps.stopping import SCHEDULERS, Budget
 from sweeps.study import enqueue, enqueue_failed, failed_trials, open_study, ranked, retries, spread
@@ -51,6 +53,12 @@ class Stages(Driver):
     def workers(self) -> int:
         """Loading processes of a trial."""
         return self.definition.base.data.workers
+
+    @property
+    def data(self) -> dict[str, tuple[Data, str]]:
+        """The base's."""
+        base = self.definition.base.data
+        return {base.name: (base, self.prepared.facts.fingerprint)}
 
     def run(self) -> bool:
         """Every stage that is not done; whether the sweep is finished (it is not after Ctrl-C)."""
@@ -120,7 +128,15 @@ class Stages(Driver):
         if search.left:
             tags = prepared.tags | self.commit | {"dmkd.stage": "search"}
             shared = self.shared(tags=tags, latency_on=self.options.latency_on or "cpu:1" * prepared.objectives.latency)
-            run_tuner("search", shared, self.resources, search.left, search_alg=search, **self._scheduler())
+            run_tuner(
+                "search",
+                shared,
+                self.resources,
+                search.left,
+                search_alg=search,
+                callbacks=self._retention(searched),
+                **self._scheduler(),
+            )
         failed = failed_trials(self.study)
         self.failures += [f"trial {number}: {reason}" for number, reason in failed.items()]
         trials = self.study.get_trials(deepcopy=False)
@@ -146,6 +162,26 @@ class Stages(Driver):
         before = (time.monotonic() - self.started) * share if self.definition.teacher is not None else 0.0
         waves = math.ceil(runs / self.resources.at_once)
         return Budget(self.started, options.hours, options.gpu_hours, share, waves, runs, before)
+
+    def _retention(self, searched: Searched) -> list[Retention]:
+        """Takes the checkpoints of trials that others have overtaken; of folds, and of a Pareto front, all stay for `dmkd gc`."""
+        if self.prepared.objectives.costs or len(self.prepared.pieces) > 1:
+            return []
+        uri, experiment, sweep = self.places.tracking_uri, self.about.experiment, self.record.id
+        ended = [
+            Ended(trial_key(trial.number), trial.values[0], row_id(searched.base, searched.decoded(trial)))
+            for trial in ranked(self.study)
+        ]
+        return [
+            Retention(
+                self.prepared.objective,
+                self.definition.base.optim.epochs,
+                self.definition.finalists,
+                {trial.key: trial for trial in ended},
+                name=lambda values: row_id(searched.base, values),
+                release=lambda key: release(self.places.trials / key, uri, experiment, f"{sweep}/{key}"),
+            )
+        ]
 
     def _best(self) -> dict[str, Values]:
         """The best trials by validation (with several objectives: of the Pareto front), each configuration once."""

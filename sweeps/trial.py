@@ -168,11 +168,13 @@ class Trial(tune.Trainable):
         with self._fence().writing():
             self.run.log_text(to_yaml(self.settings), "config.yaml")
             self.run.log_text(environment(), "environment.txt")
-            for name in ("checkpoint", "evaluation"):
+            # One that was stopped early is no candidate: its curve is kept, its weights are not.
+            for name in ("evaluation",) if status == "pruned" else ("checkpoint", "evaluation"):
                 if (self.folder / name).is_dir():
                     self.run.log_artifact(self.folder / name)
             self._over(status)
-            shutil.rmtree(self.folder / "state", ignore_errors=True)
+            for name in ("state", "checkpoint") if status == "pruned" else ("state",):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
         self._close(status)
 
     def _failed(self, error: Exception) -> None:

@@ -21,6 +21,8 @@ WEIGHTS = (".safetensors",)
 TEXT = (".json", ".yaml", ".yml", ".txt", ".md")
 PROGRAMS = (".pt2", ".onnx", ".py")
 """What a pull makes, and never takes from elsewhere."""
+FREED = "dmkd.checkpoint"
+"""Tag of a run whose checkpoint was taken away (`tracking.retention`), and why."""
 PULLED = "pulled.json"
 """Says where a pulled folder came from; only a folder that has it is ever replaced."""
 
@@ -66,12 +68,15 @@ def from_run(uri: str, run_id: str, place: str) -> Source:
     client = connect(uri)
     name = f"runs:/{run_id}/{place}"
     with translated(uri):
-        root = local_folder(client.get_run(run_id).info.artifact_uri)
+        run = client.get_run(run_id)
+        root = local_folder(run.info.artifact_uri)
         files = _listed(root / place, name) if root else _remote_files(client, run_id, place)
         # The run's own configuration is that of its checkpoint, not of the other networks that it may keep.
         has_config = place == "checkpoint" and CONFIG in (
             _listed(root, name, deep=False) if root else [item.path for item in client.list_artifacts(run_id)]
         )
+    if MODEL not in files and FREED in run.data.tags:
+        raise TrackingError(f"{name}: this run's checkpoint was {run.data.tags[FREED]}; `dmkd reproduce ROW` trains it again")
     if MODEL not in files:
         raise TrackingError(f"{name}: no {MODEL} there, so no checkpoint was stored; choose a run that finished")
 

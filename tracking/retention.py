@@ -10,14 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from tracking.checkpoints import FREED
 from tracking.client import connect, translated
 from tracking.delivery import RUN_KEY
 from tracking.errors import TrackingError
 from tracking.places import absolute_uri
 
 CHECKPOINT = "checkpoint"
-FREED = "dmkd.checkpoint"
-"""Tag of a run whose checkpoint was taken away, and why."""
 NOTE = "freed: only the best rows, trial 0 and references keep theirs"
 
 

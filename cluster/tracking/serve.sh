@@ -19,7 +19,7 @@ import urllib.parse
 user, name = os.environ.get("POSTGRES_USER", "mlflow"), os.environ.get("POSTGRES_DB", "mlflow")
 password = urllib.parse.quote(os.environ["POSTGRES_PASSWORD"], safe="")
 place = f"{os.environ.get('POSTGRES_HOST', '127.0.0.1')}:{os.environ.get('POSTGRES_PORT', '5432')}"
-print(f"postgresql://{user}:{password}@{place}/{name}")
+print(f"postgresql+psycopg2://{user}:{password}@{place}/{name}")
 PYTHON
 )"
 folder="$(umask 077 && mktemp -d)"

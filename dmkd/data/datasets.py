@@ -8,6 +8,7 @@ from pathlib import Path
 from dmkd.data import Data, cars196, cub200, folder, inshop, manifest, revisited, sfm120k, signs, sop
 from dmkd.data.pictures import DatasetInfo, Listing, Pictures, seal
 from dmkd.data.record import without_broken
+from dmkd.data.staging import is_address, staged
 from dmkd.errors import DataError
 from dmkd.space import nearest
 
@@ -26,11 +27,13 @@ def dataset_info(name: str) -> DatasetInfo:
 
 
 def dataset_root(data: Data) -> Path:
-    """Where a data set lies: `data.root`, else `$DMKD_DATA/<name>`, else where dmkd makes it itself.
+    """Where a data set lies: `data.root` (an address: its copy here), else `$DMKD_DATA/<name>`, else where dmkd makes it itself.
 
     Raises `DataError` naming both places, the expected layout and where to get the data.
     """
     info = dataset_info(data.name)
+    if is_address(data.root):
+        return staged(data.root)
     if data.root:
         return Path(data.root).expanduser()
     shared = os.environ.get("DMKD_DATA", "")

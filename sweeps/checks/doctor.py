@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dmkd.data import Data
 from dmkd.errors import SweepError
 from sweeps.checks.diagnosis import Line, node_lines
 from sweeps.checks.node import Asked
+from sweeps.checks.nodes import ONE_MACHINE, SQLITE
 from sweeps.checks.survey import survey
 from sweeps.checks.upload import upload_line
 from sweeps.cluster import connect, disconnect
@@ -42,7 +44,9 @@ def examine(patient: Patient) -> list[Line]:
         return [*lines, Line("cluster", False, _no_cluster(error))]
     storage = str(places.folder.parent)
     try:
-        answers = survey(Asked(data, places.tracking_uri, storage, gpus=True))
+        answers = survey(
+            Asked({name: Data(name=name, root=root) for name, root in data.items()}, places.tracking_uri, storage, gpus=True)
+        )
         lines += node_lines(answers, places.tracking_uri, storage)
     except OSError as error:
         lines.append(Line("storage", False, f"{storage} from this machine: {error.strerror or error}; choose another: --storage"))
@@ -54,15 +58,9 @@ def examine(patient: Patient) -> list[Line]:
 
 def several(nodes: int, tracking_uri: str) -> list[Line]:
     """What only matters where a cluster has several nodes."""
-    if nodes > 1 and tracking_uri.startswith("sqlite"):
+    if nodes > 1 and tracking_uri.startswith("sqlite") and os.environ.get(ONE_MACHINE, "") != "1":
         return [Line("tracker", False, f"{tracking_uri}: {SQLITE}")]
     return []
-
-
-SQLITE = (
-    "a sqlite file cannot be shared by several nodes (its locks do not work across machines): start a server "
-    "(cluster/README.md) and name it, --tracking-uri http://HOST:5000"
-)
 
 
 def found_data(names: Sequence[str] = ()) -> dict[str, str]:

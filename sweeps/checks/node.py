@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypedDict
 
+from dmkd.data import Data
 from sweeps.checks.gpu import ROOT, Gpus, find_gpus
 
 PACKAGES = ("dmkd", "torch", "torchvision", "timm", "numpy", "faiss-gpu", "ray", "optuna", "mlflow", "polars")
@@ -24,8 +25,8 @@ PACKAGES = ("dmkd", "torch", "torchvision", "timm", "numpy", "faiss-gpu", "ray",
 class Asked:
     """What a node is asked to look at; what is empty is left alone."""
 
-    data: Mapping[str, str] = field(default_factory=dict)
-    """{data set: its root, or "" for $DMKD_DATA/<name>}."""
+    data: Mapping[str, Data] = field(default_factory=dict)
+    """What a trial would read, by the name of the data set."""
     tracking_uri: str = ""
     storage: str = ""
     """A folder that every node has to see."""
@@ -59,7 +60,7 @@ def report(asked: Asked) -> Report:
         python=".".join(map(str, sys.version_info[:3])),
         versions={name: _version(name) for name in PACKAGES},
         code=code_hash(),
-        data={name: _data(name, root) for name, root in asked.data.items()},
+        data={name: _data(data) for name, data in asked.data.items()},
         tracker=_tracker(asked.tracking_uri) if asked.tracking_uri else "",
         storage=_storage(Path(asked.storage), asked.token) if asked.storage else "",
         gpus=find_gpus() if asked.gpus else None,
@@ -93,14 +94,13 @@ def _version(name: str) -> str:
         return "none"
 
 
-def _data(name: str, root: str) -> tuple[str, str]:
-    from dmkd.data import Data
+def _data(data: Data) -> tuple[str, str]:
     from dmkd.data.datasets import load_dataset
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return load_dataset(Data(name=name, root=root)).fingerprint, ""
+            return load_dataset(data).fingerprint, ""
     except Exception as error:  # whatever is wrong with a node's copy is to be said
         return "", _line(error)
 

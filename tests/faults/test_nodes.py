@@ -52,6 +52,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("DMKD_ONE_MACHINE", "1")  # else a local disk and sqlite are refused for several nodes
     started = Nodes(3)
     try:
         yield started

@@ -15,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-import ray
 
 from sweeps.cluster import QUIET, ROOT
 
@@ -27,6 +26,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _addresses() -> list[str]:
+    """The IPv4 addresses of this machine."""
+    return [one.address for some in psutil.net_if_addrs().values() for one in some if one.family == socket.AF_INET]
 
 
 class Nodes:
@@ -48,7 +52,7 @@ class Nodes:
             "RAY_ADDRESS": f"127.0.0.1:{self.port}",
             "OMP_NUM_THREADS": "1",
             # gRPC takes http_proxy for its own too; a busy machine needs its time.
-            "no_grpc_proxy": f"127.0.0.1,localhost,{ray.util.get_node_ip_address()}",
+            "no_grpc_proxy": ",".join(["localhost", *_addresses()]),
             "RAY_raylet_start_wait_time_s": "300",
             "DMKD_STATE": str(self.folder / "state"),
         }  # fmt: skip

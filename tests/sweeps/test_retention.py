@@ -127,7 +127,7 @@ def test_disk_use_is_bounded_over_200_trials(tmp_path: Path, order: str) -> None
         drop(tmp_path / key)
         done.append(key)
 
-    kept = Retention(OBJECTIVE, epochs=2, best=3, ended={}, release=forget)
+    kept = Retention(OBJECTIVE, epochs=2, best=3, ended={}, name=str, release=forget)
     peak = 0
     for number, score in enumerate(scores):
         key = f"trial-{number:04d}"
@@ -146,6 +146,13 @@ def test_disk_use_is_bounded_over_200_trials(tmp_path: Path, order: str) -> None
     left = {path.parent.name for path in tmp_path.glob("*/checkpoint")}
     assert left == {f"trial-{number:04d}" for number in [0, *best]}
     assert len(list(tmp_path.glob("*/progress.json"))) == 200
+
+
+def test_tune_can_keep_a_copy() -> None:
+    from ray import cloudpickle, tune
+
+    kept = Retention(OBJECTIVE, epochs=2, best=3, ended={}, name=str, release=print)
+    assert type(cloudpickle.loads(cloudpickle.dumps(kept))) is tune.Callback
 
 
 def test_an_overtaken_trial_loses_its_checkpoint_here_and_in_the_tracker(tmp_path: Path, uri: str) -> None:

@@ -23,9 +23,10 @@ pytestmark = pytest.mark.slow
 
 LATE = """
 import time
-_time, _ns = time.time, time.time_ns
-time.time = lambda: _time() - 3600
-time.time_ns = lambda: _ns() - 3600 * 10**9
+if b"default_worker" in open("/proc/self/cmdline", "rb").read():
+    _time, _ns = time.time, time.time_ns
+    time.time = lambda: _time() - 3600
+    time.time_ns = lambda: _ns() - 3600 * 10**9
 """
 
 
@@ -64,7 +65,8 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[t
             prefix=outside(storage),
             DMKD_DATA=str(place / "less"),
             PYTHONPATH=f"{odd}{os.pathsep}{ROOT}",
-            http_proxy=f"http://127.0.0.1:{free_port()}",
+            # In capitals: gRPC, by which Ray speaks, reads the other spelling.
+            HTTP_PROXY=f"http://127.0.0.1:{free_port()}",
         )
         wait_for_server(uri)
         done = nodes.run(
@@ -104,7 +106,7 @@ def wait_for_server(uri: str) -> None:
     ],
 )
 def test_a_line_names_the_node_and_what_to_do(lines: dict[str, list[tuple[bool, str]]], what: str, says: str) -> None:
-    assert [ok for ok, _ in lines[what]] == [False], lines[what]
+    assert [ok for ok, _ in lines.get(what, [])] == [False], lines
     assert re.search(says, lines[what][0][1]), lines[what]
 
 
