@@ -9,6 +9,7 @@ The peer is what a Ray user writes first: `tune.Tuner` on a function, with `Optu
 from __future__ import annotations
 
 import cProfile
+import logging
 import os
 import pstats
 import sys
@@ -156,6 +157,7 @@ PARTS: dict[str, Callable[[], None]] = {"storage": storage, "overhead": overhead
 def main() -> None:
     os.environ |= QUIET | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     warnings.simplefilter("ignore")
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it looks for logs that nobody wrote
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     chosen = sys.argv[1:] or ["storage", "overhead"]
     heading()

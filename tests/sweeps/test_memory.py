@@ -43,7 +43,6 @@ def test_the_second_try_takes_a_quarter():
     assert smaller(override(config, {"student.frozen_batchnorm": False})).optim.chunk == 0  # it would not be exact
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_one_retry_in_smaller_chunks_then_failed_with_the_reason(
     tmp_path: Path, teacher: Config, monkeypatch: pytest.MonkeyPatch
