@@ -40,6 +40,7 @@ ANYWHERE = {"errors", "pulse", "ranges", "reproducible", "terms"}
 ALLOWED = {
     ("losses", "mining"),
     ("checkpoint", "models"),
+    ("latency", "export"),
     ("export", "models"),
     ("export", "checkpoint"),
     ("deployment", "export"),
