@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash
 
-.PHONY: help install quickstart test slow lint bench study ui lock clean
+.PHONY: help install quickstart test slow lint bench study search-curves ui lock clean
 
 help:
 	@echo "make quickstart   install, run a small real sweep on real pictures, print the leaderboard"
@@ -41,6 +41,10 @@ slow: install
 
 bench: install
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; DMKD_BENCH_RESULTS=benchmarks/results.json $(BIN)/python $$file || exit 1; done
+
+# Learning curves anew (an hour of one core; resumes), the searchers replayed on them, docs/search.md made again.
+search-curves: install
+	$(BIN)/python -m benchmarks.search.record && $(BIN)/python -m benchmarks.search.replay && $(BIN)/python -m benchmarks.search.report
 
 # Resumes where it stopped; its page stands beside its records. docs/results.md was made from the records in benchmarks/study.
 study: install
