@@ -61,8 +61,13 @@ def pt2(model: Embeds, net: EmbeddingNet, images: Tensor, sized: bool) -> Progra
     else:
         content = _exported(model, (images,), sized)
     program: Any = torch.export.load(io.BytesIO(content)).module()
-    # Not the module itself: it refuses to be put into evaluation mode, which is the only one that it has.
-    return Program(PT2, content, sized, program.forward)
+
+    def run(part: Tensor) -> Tensor:
+        """As whoever loads the file calls it: with its check of sizes, which `program.forward` leaves out."""
+        found: Tensor = program(part)
+        return found
+
+    return Program(PT2, content, sized, run)
 
 
 class _Bound(nn.Module):

@@ -18,9 +18,9 @@ from sweeps.folder import read_done
 from sweeps.guard import LOST, Guard, Reaper
 from sweeps.places import lock
 from sweeps.reaping import reap_all, settle_study
-from sweeps.search import open_study
 from sweeps.shared import Shared
 from sweeps.signals import Terminated, terminable
+from sweeps.study import open_study
 from tests.sweeps.test_search import result, search
 from tracking.heartbeat import HEARTBEAT, lost_after
 from tracking.places import note_spool
