@@ -85,7 +85,10 @@ def lines(loads: Sequence[Load], found: Forecast, at_once: int = 1) -> list[str]
     told.append(f"  in all: {runs} runs, {_hours(hours)} {found.unit}-hours ({found.basis})")
     space = f"{_size(need['checkpoints'])} of checkpoints (storage and tracker), {_size(need['states'])} of states while training"
     stored = f", {_size(need['features'])} of stored teacher features" if need["features"] else ""
-    told.append(f"  disk: {space}{stored}; decoded pictures stay in memory ($DMKD_PICTURE_CACHE_MB)")
+    told.append(f"  disk: {space}{stored}")
+    told.append(
+        "  pictures: decoded in memory up to $DMKD_PICTURE_CACHE_MB, a larger set in $DMKD_CACHE/decoded ($DMKD_DECODED_GB)"
+    )
     return told + [f"  note: {note}" for note in found.notes]
 
 
