@@ -17,7 +17,7 @@ from typing import Any
 
 from scipy.stats import qmc
 
-from benchmarks.study.arms import ARMS, TEACHER_ARM, Arm
+from benchmarks.study.arms import ARMS, LONG, TEACHER_ARM, Arm
 from benchmarks.study.work import SIGNS, Job, chosen, single_thread, teacher_folder, work
 from dmkd.run import selection_role
 from dmkd.space import Range, flatten
@@ -65,12 +65,18 @@ def ready(records: Records, names: list[str], folder: Path) -> Iterator[Job]:
             yield from _open(records, _tuning(arm, ARMS[arm], TRIALS))
         best = chosen(records, arm, TRIALS, selection_role(ARMS[arm].config))
         if best is not None and (not ARMS[arm].teacher or teacher_folder(folder, "final").is_dir()):
-            values = tuple(best["values"].items())
-            yield from _open(records, [Job(arm, "final", best["trial"], seed, values) for seed in range(SEEDS)])
-            if arm == "none":
-                yield from _open(records, [Job(arm, "curve", best["trial"], seed, values) for seed in range(SEEDS)])
+            yield from _open(records, _finals(arm, best, ["final"] + ["curve"] * (arm == "none")))
     if teacher_folder(folder, "final").is_dir():
         yield from _open(records, [Job(name, "reference", 0, 0) for name in REFERENCES])
+    for arm in (name for name in LONG if name in names):
+        best = chosen(records, arm, TRIALS, selection_role(ARMS[arm].config))
+        if best is not None and (not ARMS[arm].teacher or teacher_folder(folder, "final").is_dir()):
+            yield from _open(records, _finals(arm, best, ["long"] + ["long_curve"] * (arm == "none")))
+
+
+def _finals(arm: str, best: dict[str, Any], stages: list[str]) -> list[Job]:
+    values = tuple(best["values"].items())
+    return [Job(arm, stage, best["trial"], seed, values) for stage in stages for seed in range(SEEDS)]
 
 
 def _tuning(name: str, arm: Arm, trials: int) -> list[Job]:

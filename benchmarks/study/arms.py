@@ -129,6 +129,20 @@ ARMS: dict[str, Arm] = {
     ),
 }
 
+LONGER = 4
+"""The finals of some arms are run again with so many times the epochs: does a verdict hold where the baseline is flat?"""
+LONG = ("none", "psd", "obd_sd", "msdf", "yu_relative", "yu_absolute", "aml_regression")
+
+
+def longer(arm: Arm) -> dict[str, Any]:
+    """Changes to an arm for `LONGER` times the epochs; what counts steps grows with them, tuned values stay."""
+    epochs = LONGER * arm.config.optim.epochs
+    delay = arm.changes.get("method", {}).get("feature_delay")
+    return {"optim.epochs": epochs, "evaluation.every": epochs} | (
+        {} if delay is None else {"method.feature_delay": LONGER * delay}
+    )
+
+
 TEACHER_ARM = Arm(
     {
         "student.backbone": TEACHER,

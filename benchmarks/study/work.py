@@ -10,17 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.study.arms import ARMS, SMALL, TEACHER_ARM, Arm
+from benchmarks.study.arms import ARMS, LONGER, SMALL, TEACHER_ARM, Arm, longer
 
 SPACED = ("none", "psd", "obd_sd")
 """Arms whose embedding space is described too (OBD-SD, Table 8), on the training images."""
+TESTED = ("final", "long")
+"""Stages that train on all training classes and look at the test classes."""
 SIGNS = "signs"
 """The data set that needs no files; anything else is a manifest."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one process does at a time. `stage`: teacher, tune (measured on validation), curve, final (on test), reference."""
+    """What one process does at a time.
+
+    `stage`: tune (measured on validation), curve (the same, every epoch), final (on test), reference; long and long_curve are
+    final and curve over `LONGER` times the epochs.
+    """
 
     arm: str
     stage: str
@@ -56,7 +62,7 @@ def work(job: Job, root: str, folder: str) -> dict[str, Any]:
 
 def teacher_folder(folder: Path, stage: str) -> Path:
     """The teacher that must not have seen the validation classes, or the one trained on all training classes."""
-    return folder / ("teacher_final" if stage == "final" else "teacher_tune")
+    return folder / ("teacher_final" if stage in TESTED else "teacher_tune")
 
 
 def where(root: str) -> dict[str, Any]:
@@ -72,10 +78,12 @@ def configuration(job: Job, root: str, folder: Path) -> Any:
     changes: dict[str, Any] = where(root) | {"seed": job.seed} | dict(job.values)
     if arm.teacher:
         changes["teacher.checkpoint"] = str(teacher_folder(folder, job.stage))
-    if job.stage == "final":
+    if job.stage.startswith("long"):
+        changes |= longer(arm)
+    if job.stage in TESTED:
         changes |= {"data.validation": 0.0, "evaluation.test": True}
-    if job.stage == "curve":
-        changes["evaluation.every"] = 1
+    if job.stage.endswith("curve"):
+        changes["evaluation.every"] = LONGER if job.stage == "long_curve" else 1
     return override(arm.config, changes)
 
 
@@ -90,9 +98,9 @@ def _train(job: Job, root: str, folder: Path) -> dict[str, Any]:
             curve.append([epoch.number, epoch.metrics["val/recall_at_1"]])
     kept = {key: value for key, value in epoch.metrics.items() if key.startswith(("val", "test", "train/"))}
     found: dict[str, Any] = {"metrics": kept | epoch.training.model_costs}
-    if job.stage == "curve":
+    if job.stage.endswith("curve"):
         found["curve"] = curve
-    if job.stage == "final":
+    if job.stage in TESTED:
         found["hits"] = {role: _hits(outcomes) for role, outcomes in epoch.outcomes.items()}
         if job.arm in SPACED:
             found["space"] = _space(epoch)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from benchmarks.study.__main__ import RESULTS, TRIALS, points, read, ready
-from benchmarks.study.arms import ARMS, EPOCHS, IMAGES
-from benchmarks.study.claims import CLAIMS
+from benchmarks.study.arms import ARMS, EPOCHS, IMAGES, LONG, LONGER
+from benchmarks.study.claims import CLAIMS, Claim, Side
 from benchmarks.study.emoji import write_manifest
-from benchmarks.study.report import PAGE, READING, REFERENCES, page, paired_difference
+from benchmarks.study.report import PAGE, READING, REFERENCES, judge, page, paired_difference
 from benchmarks.study.work import Job, configuration
 from dmkd.space import flatten
 
@@ -120,3 +120,32 @@ def test_a_manifest_of_drawings_holds_out_whole_classes(tmp_path) -> None:
     assert sum(home == {"val"} for home in homes.values()) == 276
     assert {group for _, _, group, _ in lines} == {"noto", "twemoji"}
     assert (tmp_path / "out" / lines[0][0]).is_file()
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_the_long_plan_is_the_short_one_stretched(name: str, tmp_path) -> None:
+    short, long = (flatten(configuration(Job(name, stage, 0, 1), "manifest.csv", tmp_path)) for stage in ("final", "long"))
+    changed = {key: (short[key], long[key]) for key in short if short[key] != long[key]}
+    stretched = {"optim.epochs", "evaluation.every"} | ({"method.feature_delay"} if name == "msdf" else set())
+    assert set(changed) == stretched
+    assert all(after == LONGER * before for before, after in changed.values())
+
+
+def test_long_finals_come_after_the_tuning_and_stand_beside_the_short_ones(tmp_path) -> None:
+    records = {
+        f"none/tune/{trial}/0": {"arm": "none", "stage": "tune", "trial": trial, "values": {"optim.lr": trial / 1000}}
+        | {"metrics": {"val/mean_average_precision_at_r": -abs(trial - 3)}}
+        for trial in range(TRIALS)
+    }
+    jobs = [job for job in ready(records, ["none"], tmp_path) if job.stage.startswith("long")]
+    assert {(job.stage, job.seed, job.trial) for job in jobs} == {(s, n, 3) for s in ("long", "long_curve") for n in range(5)}
+    rng = np.random.default_rng(3)
+    counts, better, worse = simulated(rng)
+    for arm, stage, found in [("a", "final", worse), ("b", "final", worse), ("a", "long", better), ("b", "long", worse)]:
+        for seed, row in enumerate(found):
+            records[f"{arm}/{stage}/0/{seed}"] = {"arm": arm, "stage": stage, "seed": seed} | {
+                "hits": {"test": [counts.tolist(), row.tolist()]}
+            }
+    claim = Claim("paper", "a beats b", Side("a"), Side("b"))
+    assert judge(records, claim).mean == 0
+    assert judge(records, claim, "long") == paired_difference(counts, better, worse)
