@@ -52,12 +52,15 @@ class TrackingError(DmkdError, RuntimeError):
     """The tracking server or what it holds cannot serve what was asked of it."""
 
 
-def nearest(key: str, known: Iterable[str]) -> str:
-    """The end of an error message about an unknown name: the known ones nearest to it, or else what is known."""
+def nearest(key: str, known: Iterable[str], path: str = "") -> str:
+    """The end of an error message about an unknown name: the known ones nearest to it, or else what is known.
+
+    `path`: what has to be typed before a name.
+    """
     names = sorted(set(known))
     close = _close(key, names)
     if close:
-        return f"did you mean {' or '.join(map(repr, close))}?"
+        return f"did you mean {' or '.join(repr(path + name) for name in close)}?"
     more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
     return f"known: {', '.join(names[:SHOWN])}{more}"
 

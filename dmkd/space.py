@@ -95,7 +95,7 @@ def build(cls: type[T], values: Mapping[str, Any], *, base: T | None = None, pat
     fields = _fields(cls)
     for key in values:
         if key not in fields:
-            raise ConfigError(f"unknown key {path + str(key)!r}: {nearest(str(key), fields)}")
+            raise ConfigError(f"unknown key {path + str(key)!r}: {nearest(str(key), fields, path)}")
     given = {key: _value(value, *fields[key], getattr(base, key, _own(cls, key)), path + key) for key, value in values.items()}
     if base is not None:
         return dataclasses.replace(base, **given)  # type: ignore[type-var]

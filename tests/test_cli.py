@@ -226,3 +226,8 @@ def test_an_altered_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None
 def test_pictures_of_the_fixture_are_real(trained: Path) -> None:
     with Image.open(next((trained / "signs").rglob("*.png"))) as picture:
         assert len(picture.convert("RGB").getcolors(maxcolors=1 << 16) or []) > 8
+
+
+def test_a_checkpoint_that_is_no_folder_is_named(tmp_path: Path) -> None:
+    line = refused(dmkd("evaluate", "--checkpoint", "nowhere", cwd=tmp_path))
+    assert line.startswith("dmkd: 'nowhere' is no folder here, and as a leaderboard row: no runs yet")

@@ -82,7 +82,7 @@ def test_search_space_gives_dotted_keys_and_absolute_conditions() -> None:
     ("values", "message"),
     [
         ({"methd": {}}, r"unknown key 'methd': did you mean 'method'\?"),
-        ({"method": {"name": "fancy", "temprature": 1}}, r"unknown key 'method.temprature': did you mean 'temperature'\?"),
+        ({"method": {"name": "fancy", "temprature": 1}}, r"unknown key 'method.temprature': did you mean 'method.temperature'\?"),
         ({"method": {"name": "fncy"}}, r"method.name: unknown 'fncy': did you mean 'fancy'\?"),
         ({"method": {"name": "fancy", "temperature": "warm"}}, r"method.temperature: found 'warm' \(str\), wanted float"),
         ({"method": {"name": "fancy", "temperature": 0.0}}, r"method.temperature: found 0.0, wanted > 0"),

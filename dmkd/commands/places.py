@@ -20,7 +20,7 @@ def tracked(parser: argparse.ArgumentParser) -> None:
 def folder_of(ref: str, uri: str, place: str = "checkpoint") -> Path:
     """The local folder of a REF: itself, or a verified copy in a temporary folder that ends with the process.
 
-    `place`: which folder of the run's artifacts.
+    `place`: which folder of the run's artifacts. Raises `TrackingError`.
     """
     if Path(ref).is_dir():
         return Path(ref)
@@ -28,8 +28,14 @@ def folder_of(ref: str, uri: str, place: str = "checkpoint") -> Path:
     import shutil
     import tempfile
 
+    from tracking.errors import TrackingError
     from tracking.registry import pull as pull_ref
 
     folder = Path(tempfile.mkdtemp(prefix="dmkd-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return pull_ref(ref, folder / "checkpoint", uri=uri, place=place)
+    try:
+        return pull_ref(ref, folder / "checkpoint", uri=uri, place=place)
+    except TrackingError as error:
+        if ":/" in ref:
+            raise
+        raise TrackingError(f"{ref!r} is no folder here, and as a leaderboard row: {error}") from None
