@@ -16,6 +16,7 @@ from ray import tune
 from sweeps.fence import TOKEN
 from sweeps.folder import read_done, read_progress, write_done
 from sweeps.shared import Shared
+from sweeps.watch import silence
 from tracking.heartbeat import HEARTBEAT, interval, lost_after, read_beat
 
 LOST = "its worker process ended without a word, again and again (killed, or out of memory): see the trial's run and Ray's logs"
@@ -35,8 +36,8 @@ class Guard(tune.Callback):
         """Seconds until a worker is begun again that never was up: a head that is gone ends its driver within a minute."""
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Another worker: what an earlier one left says nothing about it."""
-        self._seen.pop(trial.trial_id, None)
+        """Another worker: what an earlier one left says nothing about it, its own first beat does."""
+        self._seen[trial.trial_id] = (self._beat(trial), time.monotonic(), 0)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Its worker ended: say so in a line, where Tune would show a traceback of its own.
@@ -65,14 +66,17 @@ class Guard(tune.Callback):
                 self._end(trial)
 
     def silent(self, trial: Any) -> bool:
-        """Whether a worker that has beaten before does so no more."""
-        key = str(trial.config.get("run", trial.config)["key"])
-        beat = int((read_beat(self.folder / key / HEARTBEAT) or {}).get("beat", 0))
+        """Whether a worker beats no more; one that never did has the time that a hung one has."""
+        beat = self._beat(trial)
         last, since, beats = self._seen.get(trial.trial_id, (beat, self._looked, 0))
         if beat != last:
             since, beats = self._looked, beats + 1
         self._seen[trial.trial_id] = (beat, since, beats)
-        return beats > 0 and self._looked - since > lost_after()
+        return self._looked - since > lost_after() + (0 if beats else silence())
+
+    def _beat(self, trial: Any) -> int:
+        key = str(trial.config.get("run", trial.config)["key"])
+        return int((read_beat(self.folder / key / HEARTBEAT) or {}).get("beat", 0))
 
 
 def _kill(trial: Any) -> None:

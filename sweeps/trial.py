@@ -50,9 +50,9 @@ class Trial(tune.Trainable):
     """`config`: `{"key", "values", "tags"}`; `shared`: see `Shared`. A failure is a result with its reason, never a crash."""
 
     def setup(self, config: dict[str, Any], shared: Shared | None = None) -> None:
-        """Build the configuration, open the run, and go on from the saved state if there is one."""
+        """Note what there is to do. Nothing is touched: Tune also makes workers that it does not use, beside the one at work."""
         assert shared is not None, "made by tune.with_parameters(Trial, shared=...)"
-        job = config.get("run", config)
+        self.job = job = config.get("run", config)
         self.shared, self.folder = shared, shared.folder / job["key"]
         self.status, self.reason = "interrupted", ""
         self.progress: dict[str, Any] = {"epoch": 0, "metrics": {}, "best": None, "history": []}
@@ -61,11 +61,14 @@ class Trial(tune.Trainable):
         self.notice, self.attempts = Notice(), Attempts(self.folder)
         self.fence: Fence | None = None
         self.watchdog: Watchdog | None = None
+
+    def begin(self) -> None:
+        """Take the trial, build the configuration, open the run, and go on from the saved state if there is one."""
         try:
             self.fence = Fence.take(self.folder)
-            self.watchdog = Watchdog(self.folder, shared.silence)
+            self.watchdog = Watchdog(self.folder, self.shared.silence)
             with self.watchdog.working():
-                self._open(job)
+                self._open(self.job)
         except Exception as error:  # Ray would start a worker that raises again; what cannot work must not be
             self._failed(error)
 
@@ -111,6 +114,8 @@ class Trial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """One epoch: train, log, keep the best, save the state."""
+        if self.fence is None:
+            self.begin()
         try:
             if self.status == "interrupted":
                 assert self.watchdog is not None

@@ -23,6 +23,7 @@ SPOOL = "dmkd.spool"
 HEARTBEAT = "dmkd.heartbeat"
 """The writer's last beat that reached the tracker, `<number> <milliseconds since 1970>`: for those who do not see the folder."""
 REASON = "dmkd.status_reason"
+TAKEN_OVER = "another process has taken it over; this one stops writing it"
 MAX_VALUE = 6000
 """Longest param value that MLflow stores."""
 _BATCH = 100
@@ -31,9 +32,9 @@ _log = logging.getLogger("tracking")
 
 
 class Sender:
-    """Delivers one spool, one thread at a time. `allowed` says whether the run is still this process's to write."""
+    """Delivers one spool, one thread at a time. `allowed`, where it is known, says whether the run is still this process's."""
 
-    def __init__(self, spool: Spool, allowed: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, spool: Spool, allowed: Callable[[], bool] | None = None) -> None:
         self.spool, self.uri = spool, str(spool.header["uri"])
         self.allowed = allowed
         self.run_id: str | None = None
@@ -44,10 +45,12 @@ class Sender:
     def open(self, *, live: bool) -> str:
         """Find the run by its key, or make it; its id. `live`: this process goes on writing it, so it is RUNNING again.
 
-        Raises `Unreachable` without a server.
+        Raises `Unreachable` without a server, `Superseded` where it is to go on and is another's.
         """
         self.client = connect(self.uri)
         with translated(self.uri):
+            if live:
+                self._check_allowed()
             with creation_lock(self.uri):
                 run, made = self._find_or_make()
             self._continued = not made
@@ -55,8 +58,7 @@ class Sender:
             # Without a writer it was made by a call whose answer was lost, and has no tags yet: the writer's is the last of them.
             ours = made or live or WRITER not in run.data.tags
             tags = self.spool.header["tags"] if ours else {}
-            own = {SPOOL: str(self.spool.folder), WRITER: self.spool.name} if ours else {}
-            self._send_tags(run.info.run_id, tags | (self._beat() if live else {}) | own)
+            self._send_tags(run.info.run_id, tags | (self._beat() if live else {}) | (self._own() if ours else {}))
             if live and not made:
                 self.client.update_run(run.info.run_id, status="RUNNING")
         self.run_id = str(run.info.run_id)
@@ -81,6 +83,25 @@ class Sender:
         parent = earliest(self.client, experiment, key) if key else None
         return str(parent.info.run_id) if parent else None
 
+    def _own(self) -> dict[str, str]:
+        return {SPOOL: str(self.spool.folder), WRITER: self.spool.name}
+
+    def _check_allowed(self) -> None:
+        if self.allowed is not None and not self.allowed():
+            raise Superseded(f"run {self.run_id or self.spool.header['key']}: {TAKEN_OVER}")
+
+    def _is_ours(self, tags: dict[str, str]) -> bool:
+        """Whether no other process writes the run: as `allowed` has it, else as the tag of the last who opened it.
+
+        A late process may have looked before we took the run over, and have set its tags after ours: they are put right.
+        """
+        if tags.get(WRITER, self.spool.name) == self.spool.name:
+            return True
+        if self.allowed is None or not self.allowed():
+            return False
+        self._send_tags(str(self.run_id), self._own())
+        return True
+
     def _beat(self) -> dict[str, str]:
         heart = self.spool.heart
         return {HEARTBEAT: f"{heart.beat} {now_ms()}"} if heart else {}
@@ -94,8 +115,8 @@ class Sender:
             return
         with translated(self.uri):
             run = self.client.get_run(self.run_id)
-            if run.data.tags.get(WRITER, self.spool.name) != self.spool.name:
-                raise Superseded(f"run {self.run_id}: another process has taken it over; this one stops writing it")
+            if not self._is_ours(run.data.tags):
+                raise Superseded(f"run {self.run_id}: {TAKEN_OVER}")
             self._send_tags(str(self.run_id), self._beat() | ({REASON: ""} if REASON in run.data.tags else {}))
             if run.info.status != "RUNNING":
                 self.client.update_run(self.run_id, status="RUNNING")
@@ -125,8 +146,7 @@ class Sender:
         """
         waiting = self.spool.pending()
         for offset, events in _merged(waiting):
-            if not self.allowed():
-                raise Superseded(f"run {self.run_id}: another process has taken it over; this one stops writing it")
+            self._check_allowed()
             try:
                 self._send(events)
             except Unreachable:
@@ -193,7 +213,7 @@ class Sender:
     def _finish(self, status: str, reason: str, end_time: int) -> None:
         self._ended = True
         tags = self.client.get_run(self.run_id).data.tags
-        if tags.get(WRITER, self.spool.name) != self.spool.name:
+        if not self._is_ours(tags):
             return  # another process has continued the run since: its end is not ours to write
         if reason or REASON in tags:
             self._send_tags(str(self.run_id), {REASON: reason})

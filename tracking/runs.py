@@ -146,7 +146,7 @@ def start_run(
     key: str | None = None,
     spool: Path | str | None = None,
     patience: float = 30.0,
-    allowed: Callable[[], bool] = lambda: True,
+    allowed: Callable[[], bool] | None = None,
 ) -> Run:
     """Find the run with this `key` in the experiment and continue it, or make it (without a key: always a new one).
 

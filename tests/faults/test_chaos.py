@@ -1,4 +1,4 @@
-"""Twenty trials while every worker is killed with a probability of 0.03 each ten seconds."""
+"""Twenty trials while every worker is killed with a probability of 0.03 each second: a trial lasts seconds here, not hours."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def at_work(driver: SmallDriver) -> list[tuple[Path, int]]:
 def test_a_sweep_whose_workers_are_killed_at_random_ends_as_the_undisturbed_one(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = SmallDriver(tmp_path / "whole", pictures, trials=20, epochs=3, steps=8)
+    whole = SmallDriver(tmp_path / "whole", pictures, trials=20, epochs=4, steps=16)
     assert whole.start().wait(1500) == 0, whole.log()
-    driver, draw, kills = SmallDriver(tmp_path / "chaos", pictures, trials=20, epochs=3, steps=8), random.Random(1), []
+    driver, draw, kills = SmallDriver(tmp_path / "chaos", pictures, trials=20, epochs=4, steps=16), random.Random(1), []
     process = driver.start()
     while process.poll() is None:
-        time.sleep(10)
+        time.sleep(1)
         for folder, pid in at_work(driver):
-            if draw.random() < 0.03:
+            if draw.random() < 0.03 or (not kills and folder.name >= "trial-0010"):  # chaos without a death shows nothing
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                     kills.append((folder.name, driver.epoch(folder.name)))
     assert process.returncode == 0, driver.log()
-    assert kills, "nobody was killed: no chaos"
+    assert kills
     assert driver.results() == whole.results()
     for key, epoch in kills:  # at most one interval of work lost: the next worker began where the dead one had saved
         runs = load_runs(f"sqlite:///{driver.folder}/mlflow.db")

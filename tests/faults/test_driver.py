@@ -21,6 +21,7 @@ from sweeps.reaping import reap_all, settle_study
 from sweeps.shared import Shared
 from sweeps.signals import Terminated, terminable
 from sweeps.study import open_study
+from sweeps.watch import silence
 from tests.sweeps.test_search import result, search
 from tracking.heartbeat import HEARTBEAT, lost_after
 from tracking.places import note_spool
@@ -102,6 +103,17 @@ def test_the_driver_ends_a_worker_whose_heart_stands_still_by_its_own_clock(
     trial.status = "PENDING"
     look(600, beat=12)
     assert ended == [trial]
+    trial.status = "RUNNING"
+    watch.on_trial_start(0, [trial], trial)
+    look(10, beat=13)  # its only beat: it froze at once
+    look(lost_after())
+    assert ended == [trial]
+    look(11)
+    assert ended == [trial, trial]
+    watch.on_trial_start(0, [trial], trial)
+    look(600)  # it never beats: that is what a hung one is given
+    look(silence() - 600 + lost_after() + 1)
+    assert ended == [trial, trial, trial]
 
 
 def test_a_trial_that_is_given_up_leaves_no_open_run(tmp_path: Path, database: str) -> None:

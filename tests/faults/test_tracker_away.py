@@ -13,6 +13,7 @@ import pytest
 from tests.tracking.test_runs import history
 from tracking.client import connect
 from tracking.delivery import Sender
+from tracking.errors import TrackingError
 from tracking.places import take_lock
 from tracking.reading import load_runs
 from tracking.runs import start_run, sync
@@ -197,3 +198,24 @@ def test_the_trainer_waits_for_nobody(database: str, tmp_path: Path, monkeypatch
     (folder,) = (tmp_path / "spool").iterdir()
     assert len([json.loads(text) for text in (folder / "events.jsonl").read_text().splitlines()]) == 100
     never.set()
+
+
+def test_a_late_process_that_opens_the_run_after_its_successor_does_not_keep_it_from_ending(
+    database: str, tmp_path: Path
+) -> None:
+    """It had looked at its right to write just before it lost it: the run then bears its name, and ends all the same."""
+    experiment, spool = f"late/{time.time_ns()}", tmp_path / "spool"
+    writer = start_run(database, experiment, "t", key="s/t", spool=spool, allowed=lambda: True, **GIVEN)
+    looks = iter([True])
+    late = start_run(database, experiment, "t", key="s/t", spool=spool, allowed=lambda: next(looks, False), **GIVEN)
+    late.log({"a": 9.0}, 1)
+    assert late.finish()
+    assert late.superseded
+    writer.log({"a": 1.0}, 1)
+    assert writer.finish()
+    row = load_runs(database, experiment).row(0, named=True)
+    assert (row["status"], row["metrics.a"]) == ("FINISHED", 1.0)
+    with pytest.raises(TrackingError, match="another process has taken it over"):
+        start_run(database, experiment, "t", key="s/t", spool=spool, allowed=lambda: False, **GIVEN)
+    assert load_runs(database, experiment)["status"].to_list() == ["FINISHED"]
+    assert list(spool.glob("*/run.json")) == []

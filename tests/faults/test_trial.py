@@ -47,6 +47,7 @@ class World:
         made = Trial.__new__(Trial)
         made._trial_info = None
         made.setup({"run": {"key": key, "values": values, "tags": {"dmkd.label": key}}}, self.shared)
+        made.begin()
         assert made.status == "interrupted", made.reason
         return made
 
@@ -247,3 +248,20 @@ def test_a_dead_loading_process_is_retried_once(world: World, deaths: int) -> No
     assert "a data-loading process died" in again.step()["failed"]
     assert read_done(world.folder / "trials/t")["status"] == "failed"  # type: ignore[index]
     assert world.row()["status"] == "FAILED"
+
+
+def test_a_worker_that_tune_makes_and_does_not_use_disturbs_nothing(
+    world: World, undisturbed: list[tuple[str, int, float]]
+) -> None:
+    """Tune starts a worker of its own for a trial, then gives the trial to one that became free: the first must not take it."""
+    at_work = world.trial()
+    at_work.step()
+    before = snapshot(world.folder / "trials" / "t")
+    spare = Trial.__new__(Trial)
+    spare._trial_info = None
+    spare.setup({"run": {"key": "t", "values": {}, "tags": {}}}, world.shared)
+    spare.cleanup()
+    assert snapshot(world.folder / "trials" / "t") == before
+    world.finish(at_work)
+    assert world.points() == undisturbed
+    assert set(load_runs(world.uri, "e")["status"]) == {"FINISHED"}
