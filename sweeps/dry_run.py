@@ -44,7 +44,7 @@ def _loads(definition: Definition, searched: Searched) -> list[Load]:
     base, teacher = definition.base, definition.teacher
     network = teacher.student if teacher else None
     trials = definition.trials if searched.space else 1 + len(definition.points)
-    loads = [_load("teacher", teacher, definition, 1, None)] if teacher else []
+    loads = [_load("teacher", teacher, definition, max(1, base.data.folds), None)] if teacher else []
     loads.append(_load("search", base, definition, trials, network))
     rows = final_rows(definition, {}, "")
     rows += [Row(f"best {number}", {}, definition.seeds) for number in range(1, definition.finalists + 1)]

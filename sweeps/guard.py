@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -23,6 +24,32 @@ LOST = "its worker process ended without a word, again and again (killed, or out
 _log = logging.getLogger("tracking")
 
 
+class Backoff:
+    """Pauses before a worker is begun again that never was up (no memory, a node that goes), doubled from `first` to `most` s.
+
+    Trials that lose their workers together wait once. With `MAX_FAILURES` attempts a machine has about 24 minutes to recover, and
+    a head that is gone ends its driver within a minute all the same. The driver waits here itself: no longer than Ctrl-C may.
+    """
+
+    def __init__(self, first: float = 5.0, most: float = 30.0, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.first, self.most, self._sleep = first, most, sleep
+        self._next, self._ended = first, -math.inf
+        self._served: set[str] = set()
+        """Trials for which the last pause counts."""
+
+    def wait(self, trial: str) -> None:
+        """Pause, unless another trial has just done so."""
+        if trial not in self._served and time.monotonic() - self._ended < self.first:
+            self._served.add(trial)
+            return
+        self._sleep(self._next)
+        self._next, self._ended, self._served = min(2 * self._next, self.most), time.monotonic(), {trial}
+
+    def over(self) -> None:
+        """A worker was up: the next trouble begins with the first pause."""
+        self._next = self.first
+
+
 class Guard(tune.Callback):
     """In the driver: ends workers whose heartbeat stops (frozen, or alone on a dead node), told by this process's own clock."""
 
@@ -32,8 +59,7 @@ class Guard(tune.Callback):
         """Trial id -> the last beat, when it was seen, and how many were since the worker began."""
         self._looked = time.monotonic()
         self._begun: dict[str, int] = {}
-        self.pause = 5.0
-        """Seconds until a worker is begun again that never was up: a head that is gone ends its driver within a minute."""
+        self.backoff = Backoff()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Another worker: what an earlier one left says nothing about it, its own first beat does."""
@@ -42,15 +68,16 @@ class Guard(tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Its worker ended: say so in a line, where Tune would show a traceback of its own.
 
-        Where it had not even begun, the cluster is in trouble: wait a little, for Tune would use up its attempts in seconds.
+        Where it had not even begun, the cluster is in trouble: back off, for Tune would use up its attempts in seconds.
         """
         self._seen.pop(trial.trial_id, None)
         key = str(trial.config.get("run", trial.config)["key"])
         token = int((read_beat(self.folder / key / TOKEN) or {}).get("token", 0))
         if self._begun.get(trial.trial_id, 0) == token:
             print(f"  {key}: its worker ended before it began; trying again", file=sys.stderr, flush=True)
-            time.sleep(self.pause)
+            self.backoff.wait(trial.trial_id)
             return
+        self.backoff.over()
         self._begun[trial.trial_id] = token
         epoch = read_progress(self.folder / key).get("epoch", 0)
         print(f"  {key}: its worker ended; the trial goes on from epoch {epoch} at most", file=sys.stderr, flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dmkd.config import Config
 from sweeps.space import Values
@@ -34,6 +34,12 @@ def make_pieces(base: Config, seeds: int = 1) -> tuple[Piece, ...]:
     if len(pairs) == 1:
         return (Piece(),)
     return tuple(Piece(f"fold{fold}-seed{seed}", {"data.fold": fold, "seed": seed}) for fold, seed in pairs)
+
+
+def taught(pieces: Sequence[Piece], teachers: Mapping[int, str]) -> tuple[Piece, ...]:
+    """The pieces, each learning from the teacher (a checkpoint folder) that was trained without its fold's classes."""
+    own = {fold: {"teacher.checkpoint": folder} for fold, folder in teachers.items()}
+    return tuple(replace(piece, values=piece.values | own.get(piece.values.get("data.fold", -1), {})) for piece in pieces)
 
 
 def hopeless(mine: Mapping[int, float], complete: Sequence[Sequence[float]], pieces: int) -> str:

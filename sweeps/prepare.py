@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dmkd.checkpoint import read_info
 from dmkd.config import Config
-from dmkd.data.datasets import load_dataset
-from dmkd.data.splits import Parts, split
+from dmkd.data.splits import Parts
 from dmkd.errors import SweepError
 from dmkd.evaluation.protocol import protocol_fingerprint
 from sweeps.objectives import Objectives
@@ -29,7 +28,7 @@ from sweeps.plan import (
 from sweeps.rows import final_rows
 from sweeps.space import Searched, Values
 from sweeps.study import check_sampler
-from sweeps.teachers import check_training
+from sweeps.teachers import check_folds, check_training
 from sweeps.warm import warm_points
 
 
@@ -110,7 +109,6 @@ def prepare(definition: Definition, options: Options) -> Prepared:
         read_info(base.teacher.checkpoint)
     if base.evaluation.test:
         raise SweepError("evaluation.test=true in a search: test classes are looked at once, by the final stage; leave it out")
-    check_folds(definition)
     sampler, objectives = options.sampler or definition.sampler, find_objectives(base, options.objective)
     searched = bounded(Searched(base, definition.space), options.max_gflops)
     check_sampler(sampler, searched, len(objectives.names))
@@ -125,9 +123,8 @@ def prepare(definition: Definition, options: Options) -> Prepared:
     check_networks(definition)
     paper = gflops_refusal(searched, {}, options.max_gflops)
     told = check_training(base.teacher.checkpoint, facts.parts, definition.command) if base.teacher.checkpoint else ""
-    for fold in range(1, base.data.folds) if base.teacher.checkpoint else ():
-        parts = split(load_dataset(base.data), replace(base.data, fold=fold))
-        check_training(base.teacher.checkpoint, parts, definition.command)
+    if base.teacher.checkpoint:  # one that is given has to have seen the classes of no fold
+        check_folds(base, [base.teacher.checkpoint] * base.data.folds, definition.command)
     warnings = [
         told,
         told_warm,
@@ -152,15 +149,6 @@ def _warm(searched: Searched, options: Options, objective: str) -> tuple[list[Va
     if not options.warm_start:
         return [], ""
     return warm_points(searched, options.warm_start, tracking_address(options), objective)
-
-
-def check_folds(definition: Definition) -> None:
-    """Raise `SweepError` where a teacher that is trained here would have seen the validation classes of its students."""
-    if definition.base.data.folds and definition.teacher is not None:
-        raise SweepError(
-            "--folds: the teacher of this sweep is trained on classes that every other fold validates on, so a student's score "
-            "would be its teacher's memory; leave --folds out, or give a teacher that saw none of them (teacher.checkpoint)"
-        )
 
 
 def protocol_of(base: Config, parts: Parts) -> str:

@@ -55,6 +55,20 @@ def row_id(base: Config, values: Values) -> str:
     return config_hash(settled(override(base, values)))
 
 
+def teacher_jobs(definition: Definition) -> list[Job]:
+    """The trainings of the sweep's own teacher: one, or with folds one a fold, which sees none of that fold's classes.
+
+    Its folds are those of the students, whatever the teacher's configuration says.
+    """
+    assert definition.teacher is not None
+    name, folds = row_id(definition.teacher, {}), definition.base.data.folds
+    tags = {"dmkd.stage": "teacher", "dmkd.reference": "teacher", "dmkd.label": "teacher"}
+    if not folds:
+        return [Job(f"teacher-{name}", {}, tags)]
+    same = {f"data.{key}": getattr(definition.base.data, key) for key in ("folds", "split_seed", "validation")}
+    return [Job(f"teacher-{name}-fold{fold}", same | {"data.fold": fold}, tags) for fold in range(folds)]
+
+
 def final_rows(definition: Definition, best: Mapping[str, Values], teacher: str, beyond: bool = False) -> list[Row]:
     """Trial 0, the best by validation (label: values) and the reference rows, one of each configuration.
 

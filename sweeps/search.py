@@ -20,8 +20,9 @@ from ray.tune.search import Searcher
 
 from sweeps.objectives import Objectives
 from sweeps.pieces import Piece, hopeless
+from sweeps.rows import row_id
 from sweeps.space import Searched, Values
-from sweeps.study import CURVE, REASON, SKIPPED, counted, curve
+from sweeps.study import CURVE, REASON, SKIPPED, counted, curve, repeated
 
 SCORES, SECONDS = "pieces", "seconds"
 """User attributes of a trial: the objectives' values of each piece that is done, and what its runs took."""
@@ -111,7 +112,7 @@ class StudySearch(Searcher):
         if self._ended or counted(self.study) >= self.limit or self.closed(*self._seconds()):
             return False
         for trial, values in self._proposals():
-            refusal = self.accept(values) if trial.number else ""
+            refusal = (repeated(self.study, trial) or self.accept(values)) if trial.number else ""
             if not refusal:
                 self._taken_up(trial, values)
                 return True
@@ -141,7 +142,10 @@ class StudySearch(Searcher):
         place = asked.waiting.pop(0)
         piece, number = self.pieces[place], asked.trial.number
         self._running[trial_id] = asked, place
-        tags = {"dmkd.trial": str(number), "dmkd.label": f"trial {number}"} | ({"dmkd.piece": piece.label} if piece.name else {})
+        tags = {"dmkd.trial": str(number), "dmkd.label": f"trial {number}"}
+        if piece.name:  # folds may have teachers of their own, and are one row all the same
+            row = row_id(self.searched.base, asked.values)
+            tags |= {"dmkd.piece": piece.label, "dmkd.row": row, "dmkd.config_hash": row}
         values = asked.values | piece.values
         return {"number": number, "piece": place, "key": trial_key(number, piece), "values": values, "tags": tags}
 

@@ -33,16 +33,14 @@ from sweeps.sweep import sweep
 
 LARGE, SMALL = "timm/tf_efficientnet_lite0", "timm/test_efficientnet"
 
-BATCHES = Batches(size=112, images_per_class=2, replacement=False, iterations=5)
+BATCHES = Batches(size=112, images_per_class=2, replacement=False, iterations=10)
 
 BASE = Config(
     data=Data(name="signs", crop_ratio=1.0),
     student=Network(backbone=LARGE, dim=64, resolution=48, frozen_batchnorm=False),
     loss=MultiSimilarity(),
-    method=MetricLearning(
-        batches=Batches(size=112, images_per_class=2, replacement=False, iterations=5), views=Views(min_scale=0.5)
-    ),
-    optim=Optim(epochs=3, lr=3e-4),
+    method=MetricLearning(batches=BATCHES, views=Views(min_scale=0.5)),
+    optim=Optim(epochs=4, lr=5e-4),
     evaluation=Evaluation(nmi=False),
 )
 

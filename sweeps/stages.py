@@ -19,17 +19,18 @@ from sweeps.cluster import run_tuner
 from sweeps.driver import About, Driver
 from sweeps.options import Options
 from sweeps.pareto import write_front
+from sweeps.pieces import taught
 from sweeps.places import Places
 from sweeps.plan import gflops_refusal
 from sweeps.prepare import Prepared
 from sweeps.record import Record
 from sweeps.retention import Ended, Retention, release
-from sweeps.rows import Job, final_jobs, final_rows, row_id
+from sweeps.rows import final_jobs, final_rows, row_id, teacher_jobs
 from sweeps.search import StudySearch, trial_key
 from sweeps.space import Searched, Values
 from sweeps.stopping import SCHEDULERS, Budget
 from sweeps.study import enqueue, enqueue_failed, failed_trials, open_study, ranked, retries, spread
-from sweeps.teachers import keep_teacher, model_alias
+from sweeps.teachers import check_folds, keep_teacher, model_alias
 from sweeps.trial import Shared
 
 
@@ -37,7 +38,7 @@ class Stages(Driver):
     """One sweep being run. `failures` says, in words, what failed."""
 
     def __init__(self, prepared: Prepared, options: Options, places: Places, record: Record, commit: str) -> None:
-        self.prepared, self.definition = prepared, prepared.definition
+        self.prepared, self.definition, self.pieces = prepared, prepared.definition, prepared.pieces
         about = About(prepared.experiment, self.definition.name, self.definition.description, prepared.objective)
         super().__init__(about, options, places, record, commit)
         directions = prepared.objectives.directions
@@ -80,22 +81,23 @@ class Stages(Driver):
         return super().shared(base or self.definition.base, **changes)
 
     def _teacher(self) -> bool:
-        """Train the teacher unless it is there or given; from here on the base learns from it."""
+        """Train the teacher unless it is there or given, one a fold; the base (the final stage) learns from the first of them."""
         config = self.definition.teacher
         if config is None or self.definition.base.teacher.checkpoint:
             return True
-        name = row_id(config, {})
-        tags = {"dmkd.stage": "teacher", "dmkd.reference": "teacher", "dmkd.label": "teacher"}
-        job = Job(f"teacher-{name}", {}, tags)
-        shared = self.shared(base=config, objective="val/recall_at_1")
-        ended = self.jobs("teacher", [job], shared, rerun_failed=True).get(job.key)
-        if ended is None:
+        jobs = teacher_jobs(self.definition)
+        ended = self.jobs("teacher", jobs, self.shared(base=config, objective="val/recall_at_1"), rerun_failed=True)
+        if failed := [end["reason"] for end in ended.values() if end["status"] == "failed"]:
+            raise SweepError(f"the teacher failed: {failed[0]}")
+        if len(ended) < len(jobs):
             return False
-        if ended["status"] == "failed":
-            raise SweepError(f"the teacher failed: {ended['reason']}")
-        self._keep_teacher(job.key, name)
-        base = override(self.definition.base, {"teacher.checkpoint": str(self.places.trials / job.key / "checkpoint")})
+        places = [str(self.places.trials / job.key / "checkpoint") for job in jobs]
+        self._keep_teacher(jobs[0].key, row_id(config, {}))
+        base = override(self.definition.base, {"teacher.checkpoint": places[0]})
         self.definition = dataclasses.replace(self.definition, base=base)
+        if base.data.folds:
+            check_folds(base, places)
+            self.pieces = taught(self.pieces, dict(enumerate(places)))
         return True
 
     def _keep_teacher(self, key: str, config_hash: str) -> None:
@@ -121,7 +123,7 @@ class Stages(Driver):
             objectives=prepared.objectives,
             epochs=base.optim.epochs,
             limit=min(self.record.trials, prepared.most) + retries(self.study),
-            pieces=prepared.pieces,
+            pieces=self.pieces,
             accept=lambda values: gflops_refusal(searched, values, self.options.max_gflops),
             closed=self._budget().closed,
         )

@@ -149,6 +149,16 @@ def counted(study: optuna.Study) -> int:
     return sum(t.state != TrialState.WAITING and not t.user_attrs.get(SKIPPED) for t in trials)
 
 
+def repeated(study: optuna.Study, trial: optuna.trial.Trial) -> str:
+    """Which earlier trial a proposal repeats, in words: equal seeds give equal scores. Empty for a new one, and for a retry."""
+    if RETRY in trial.user_attrs:
+        return ""
+    for other in study.get_trials(deepcopy=False)[: trial.number]:
+        if other.state not in (TrialState.FAIL, TrialState.WAITING) and other.params == trial.params:
+            return f"the configuration of trial {other.number} once more"
+    return ""
+
+
 def curve(trial: FrozenTrial) -> dict[int, float]:
     """{epoch: score} of a trial (of its first piece), whatever the number of objectives."""
     kept = {int(epoch): float(value) for epoch, value in trial.user_attrs.get(CURVE, [])}

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from dmkd.checkpoint import read_info
+from dmkd.config import Config
+from dmkd.data.datasets import load_dataset
 from dmkd.data.lineage import known_classes
-from dmkd.data.splits import Parts
+from dmkd.data.splits import Parts, split
 from dmkd.errors import CheckpointError, SweepError
 from sweeps.options import Options
 from sweeps.places import Places
@@ -92,3 +94,10 @@ def check_training(folder: str, parts: Parts, command: str) -> str:
                 f"{part} scores would mean nothing; take another, or train one: {command or '--with-teacher'}"
             )
     return "" if own else f"teacher {folder} was trained on other classes than these (data set {trained['dataset']})"
+
+
+def check_folds(base: Config, folders: Sequence[str], command: str = "") -> None:
+    """Check the teacher of every fold, in their order, against the classes that this fold is judged by; see `check_training`."""
+    pictures = load_dataset(base.data)
+    for fold, folder in enumerate(folders):
+        check_training(folder, split(pictures, replace(base.data, fold=fold)), command)

@@ -24,18 +24,18 @@ def landmark(number: int, drawing: int, shape: tuple[int, int]) -> Image.Image:
     return sheet
 
 
-def signs(count: int) -> list[int]:
-    """Numbers of signs with enough drawings for a cluster or a landmark."""
+def signs(count: int | None = None) -> list[int]:
+    """Numbers of signs with enough drawings for a cluster or a landmark: the first `count`, or all 127."""
     return [number for number, row in enumerate(drawings()) if len(row) >= 4][:count]
 
 
-def make_sfm120k(root: Path, *, whitening: bool = True) -> Path:
+def make_sfm120k(root: Path, *, whitening: bool = True, clusters: int = TRAIN_CLUSTERS) -> Path:
     """retrieval-SfM-120k.pkl (protocol 2), ims/ab/cd/ef/<cid> (JPEG without a suffix), and the whitening file."""
-    numbers = signs(TRAIN_CLUSTERS + VAL_CLUSTERS)
+    numbers = signs(clusters + VAL_CLUSTERS)
     content: dict[str, Any] = {}
-    for part, clusters in {"train": numbers[:TRAIN_CLUSTERS], "val": numbers[TRAIN_CLUSTERS:]}.items():
+    for part, chosen in {"train": numbers[:clusters], "val": numbers[clusters:]}.items():
         cids, cluster = [], []
-        for label, number in enumerate(clusters):
+        for label, number in enumerate(chosen):
             for drawing in range(PER_CLUSTER):
                 cid = hashlib.md5(f"{part}{number}{drawing}".encode(), usedforsecurity=False).hexdigest()
                 _save_sfm(root, cid, landmark(number, drawing, SHAPES[(number + drawing) % len(SHAPES)]))
@@ -52,15 +52,16 @@ def make_sfm120k(root: Path, *, whitening: bool = True) -> Path:
     return root
 
 
-def make_landmark_test(root: Path, name: str, landmarks: int = 4) -> Path:
+def make_landmark_test(root: Path, name: str, landmarks: int = 4, first: int = 0) -> Path:
     """ROOT/gnd_<name>.pkl and ROOT/jpg/: two queries a landmark, cut to boxes out of larger pictures; four database pictures.
 
+    The landmarks are the signs from number `first` on: `make_sfm120k` trains on the first ones.
     Revisited names have easy, hard and junk (the last query has none but junk); the others ok and junk, queries in the database.
     """
     (root / "jpg").mkdir(parents=True)
     names, truth, queries = [], [], []
     revisited = name.startswith("r")
-    for place, number in enumerate(signs(landmarks)):
+    for place, number in enumerate(signs(first + landmarks)[first:]):
         for drawing in range(4):
             names.append(f"some_place{place}_{drawing:06d}")
             landmark(number, drawing, SHAPES[(place + drawing) % 4]).save(root / "jpg" / f"{names[-1]}.jpg", quality=95)

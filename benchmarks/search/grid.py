@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,10 @@ EPOCHS = 16
 FOLDER = Path(__file__).parent
 CURVES = FOLDER / "curves.jsonl"
 """The recorded curves that are shipped; `python -m benchmarks.search.record` made them."""
+
+TONES = FOLDER / "curves_tones.jsonl"
+"""Some curves of OBD-SD's grid on another data set (`benchmarks.search.tones`): where a warm start may come from."""
+TONED = 40
 
 Levels = dict[str, tuple[Any, ...]]
 
@@ -65,6 +69,8 @@ class Point:
     method: str
     values: tuple[tuple[str, Any], ...]
     seed: int = 0
+    tones: bool = False
+    """On the other data set, whose 50 training classes fill smaller batches."""
 
     @property
     def key(self) -> str:
@@ -80,7 +86,19 @@ class Point:
         values = dict(self.values)
         if self.method == "s2sd":
             values["method.feature_weight"] = values["method.weight"]
-        return override(from_dict(BASE | {"method": method}), values | {"seed": self.seed})
+        plain = from_dict(BASE | {"method": method})
+        return override(plain, values | {"seed": self.seed} | (_toned() if self.tones else {}))
+
+
+def _toned() -> dict[str, Any]:
+    from benchmarks.search.tones import root
+
+    return {"data.name": "folder", "data.root": str(root()), "method.batches.size": 80}
+
+
+def toned_points() -> list[Point]:
+    """The first `TONED` of OBD-SD's shuffled configurations, on the other data set: an earlier random search."""
+    return [replace(point, tones=True) for point in points()[:TONED]]
 
 
 def points() -> list[Point]:

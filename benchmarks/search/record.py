@@ -1,6 +1,7 @@
 """Record the grid's learning curves: the real trainer on the signs, one process, resumable.
 
     nice -n 19 python -m benchmarks.search.record             # about 15 core-minutes; Ctrl-C, and the same again goes on
+    nice -n 19 python -m benchmarks.search.record --tones     # a warm start's source on another data set, some minutes
 
 The network is EfficientNet-Lite0 with ImageNet's weights, of which the embedding layer alone trains, on pictures without
 augmentation. What the frozen backbone gives of a picture then never changes: it is computed once and looked up, which makes a run
@@ -13,6 +14,7 @@ import argparse
 import copy
 import json
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.search.grid import CURVES, Point, points, read
+from benchmarks.search.grid import CURVES, TONES, Point, points, read, toned_points
 
 METRICS = ("val/recall_at_1", "val/map")
 
@@ -92,14 +94,14 @@ def patch(lookup: Lookup) -> None:
     trainer.load_dataset, assembly.build_network = cache(load_dataset), network
 
 
-def prepare() -> None:
+def prepare(points: Sequence[Point]) -> None:
     """Learn every resolution of the grid, then patch."""
     from dmkd.data.datasets import load_dataset
     from dmkd.data.splits import split
     from dmkd.models.embedder import build_network
 
     lookup = Lookup()
-    for point in points():
+    for point in points:
         config = point.config()
         if not lookup.knows(config.student.resolution):
             network, parts = build_network(config.student), split(load_dataset(config.data), config.data)
@@ -128,14 +130,17 @@ def curve(point: Point) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=CURVES)
+    parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--most", type=int, default=None, help="curves to record now")
+    parser.add_argument("--tones", action="store_true", help="those of the other data set")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    prepare()
+    asked = toned_points() if options.tones else points()
+    prepare(asked)
+    options.out = options.out or (TONES if options.tones else CURVES)
     done = read(options.out)
     with options.out.open("a", encoding="utf-8") as file:
-        for point in [one for one in points() if one.key not in done][: options.most]:
+        for point in [one for one in asked if one.key not in done][: options.most]:
             file.write(json.dumps(curve(point)) + "\n")
             file.flush()
 

@@ -8,39 +8,30 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import random
 import tempfile
 import warnings
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import optuna
-from scipy.interpolate import RegularGridInterpolator
 
-from benchmarks.search.grid import EPOCHS, FOLDER, GRIDS, Point, read
-from dmkd.space import Choice, Range
+from benchmarks.search.grid import EPOCHS, FOLDER, GRIDS, Point
+from benchmarks.search.landscape import METRIC, Landscape, curves, space
+from benchmarks.search.sources import SOURCES
 from sweeps.objectives import Objectives
 from sweeps.search import StudySearch
 from sweeps.space import Searched, Values
 from sweeps.stopping import Asha
 from sweeps.study import make_sampler
 
-METRIC = "val/map"
-"""Mean average precision: with two pictures a class it moves in finer steps than recall at 1."""
 SEEDS, AT_ONCE = 20, 4
 CAP = 200
 """A search that has not reached the target after so many times a trial's epochs is given up."""
 BEST_OF = 40
 """The bar is random search's best of so many trials."""
-SOURCE = 20
-"""Trials of the earlier sweep, of S2SD, that a warm start takes its points from."""
 RESULTS = FOLDER / "replay.json"
-
-Curves = dict[tuple[Any, ...], list[float]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +40,8 @@ class Arm:
 
     sampler: str
     grace: int | None = None
-    warm: bool = False
+    warm: str = ""
+    """What earlier sweep its known points come from; a key of `SOURCES`."""
 
 
 def arms(ready: int) -> dict[str, Arm]:
@@ -59,51 +51,13 @@ def arms(ready: int) -> dict[str, Arm]:
         "TPE": Arm("tpe"),
         "random + ASHA": Arm("random", ready),
         "TPE + ASHA": Arm("tpe", ready),
-        "TPE, warm": Arm("tpe", None, True),
-        "TPE + ASHA, warm": Arm("tpe", ready, True),
+        "TPE, warm: other method": Arm("tpe", None, "s2sd"),
+        "TPE + ASHA, warm: other method": Arm("tpe", ready, "s2sd"),
         "TPE + ASHA, ramp ignored": Arm("tpe", 1),
         "TPE of Optuna": Arm("optuna"),
+        "TPE + ASHA, warm: same data": Arm("tpe", ready, "half"),
+        "TPE + ASHA, warm: other data": Arm("tpe", ready, "tones"),
     }
-
-
-def curves(method: str, metric: str = METRIC, seed: int = 0) -> Curves:
-    """Level values in the grid's order -> the score after each epoch."""
-    keys = list(GRIDS[method])
-    found = [record for record in read().values() if record["method"] == method and record["seed"] == seed]
-    return {tuple(record["values"][key] for key in keys): record[metric] for record in found if len(record[metric]) == EPOCHS}
-
-
-def space(method: str) -> dict[str, Range | Choice]:
-    """The grid as a continuous space, from its lowest to its highest levels; resolutions are a choice."""
-    return {
-        key: Choice(levels) if key == "student.resolution" else Range(levels[0], levels[-1], log=True)
-        for key, levels in GRIDS[method].items()
-    }
-
-
-class Landscape:
-    """The curve of any point of the space: a recorded one at the grid's levels, between them interpolated linearly in the
-    logarithm of each key (resolutions are not)."""
-
-    def __init__(self, method: str, known: Curves) -> None:
-        self._keys = [key for key in GRIDS[method] if key != "student.resolution"]
-        levels = {key: GRIDS[method][key] for key in self._keys}
-        place = list(GRIDS[method]).index("student.resolution")
-        self._at: dict[int, RegularGridInterpolator] = {}
-        for resolution in GRIDS[method]["student.resolution"]:
-            table = np.array(
-                [known[(*point[:place], resolution, *point[place:])] for point in product(*levels.values())], dtype=float
-            ).reshape(*map(len, levels.values()), EPOCHS)
-            self._at[resolution] = RegularGridInterpolator([np.log(found) for found in levels.values()], table)
-
-    def __call__(self, values: Values) -> list[float]:
-        """The score after each epoch."""
-        point = [math.log(values[key]) for key in self._keys]
-        inside = [
-            min(max(one, axis[0]), axis[-1]) for one, axis in zip(point, self._at[values["student.resolution"]].grid, strict=True)
-        ]
-        scores: list[float] = self._at[values["student.resolution"]](inside)[0].tolist()
-        return scores
 
 
 @dataclass
@@ -181,23 +135,6 @@ def points_of(method: str) -> list[Point]:
     return [Point(method, tuple((key, levels[len(levels) // 2]) for key, levels in GRIDS[method].items()))]
 
 
-def warm_points(seed: int, count: int = 5) -> list[Values]:
-    """The best of an earlier random search over S2SD, as far as OBD-SD's space has its values."""
-    source, keys = curves("s2sd"), list(GRIDS["s2sd"])
-    drawn = random.Random(1000 + seed).sample(sorted(source), min(SOURCE, len(source)))
-    best = sorted(drawn, key=lambda levels: -source[levels][-1])[:count]
-    target = space("obd_sd")
-    found = []
-    for levels in best:
-        values = dict(zip(keys, levels, strict=True))
-        found.append({key: value for key, value in values.items() if _holds(target[key], value)})
-    return found
-
-
-def _holds(entry: Range | Choice, value: Any) -> bool:
-    return value in entry.options if isinstance(entry, Choice) else entry.low <= value <= entry.high
-
-
 def until(replay: Replay, target: float) -> float:
     """Epochs after which the target was reached; infinity where it was not."""
     return next((epochs for epochs, best in replay.best if best >= target), math.inf)
@@ -216,7 +153,7 @@ def run(ready: int, seeds: int = SEEDS) -> dict[str, Any]:
         for name, arm in arms(ready).items():
             made[name] = []
             for seed in range(seeds):
-                warm = warm_points(seed) if arm.warm else []
+                warm = SOURCES[arm.warm](seed) if arm.warm else []
                 made[name].append(Replay("obd_sd", arm, seed, known, warm).run(Path(folder) / name / str(seed), target))
             print(name, [until(one, target) for one in made[name]], flush=True)
     spots = range(EPOCHS, BEST_OF * EPOCHS + 1, EPOCHS)

@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata, spearmanr
 
-from benchmarks.search.grid import EPOCHS, GRIDS, STEPS, read
-from benchmarks.search.replay import BEST_OF, METRIC, RESULTS, SEEDS, SOURCE, curves
+from benchmarks.search import front
+from benchmarks.search.grid import EPOCHS, GRIDS, STEPS, TONES, read
+from benchmarks.search.landscape import METRIC, curves
+from benchmarks.search.replay import BEST_OF, RESULTS, SEEDS
+from benchmarks.search.sources import SOURCE
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEMPLATE = Path(__file__).with_name("page.md")
 RESAMPLES = 4000
-COLOURS = ("#555555", "#1f77b4", "#aaaaaa", "#d62728", "#17becf", "#ff7f0e", "#9467bd", "#2ca02c")
+COLOURS = ("#555555", "#1f77b4", "#aaaaaa", "#d62728", "#17becf", "#ff7f0e", "#9467bd", "#2ca02c", "#8c564b", "#e377c2")
 
 
 def noise(method: str) -> tuple[float, float, int]:
@@ -156,11 +159,25 @@ def facts(found: dict[str, Any]) -> dict[str, str]:
         }
         told |= {f"{method}_times": f"{width / spread:.0f}", f"{method}_repeated": str(repeated)}
         told |= {f"{method}_agrees": str(first_agreeing(agreement(method)))}
-    peer = capped(found["epochs"]["random"], found)
+    peer, cold = (capped(found["epochs"][name], found) for name in ("random", "TPE + ASHA"))
     for name, epochs in found["epochs"].items():
-        key = name.lower().replace(" + ", "_").replace(", ", "_").replace(" ", "_")
+        key = name.lower().replace(" + ", "_").replace(", ", "_").replace(": ", "_").replace(" ", "_")
         told[f"ratio_{key}"] = "{:.2f} [{:.2f}, {:.2f}]".format(*ratio(capped(epochs, found), peer))
+        told[f"cold_{key}"] = "{:.2f} [{:.2f}, {:.2f}]".format(*ratio(capped(epochs, found), cold))
+        told[f"median_{key}"] = f"{np.median(capped(epochs, found)):.0f}"
+    told |= {
+        "toned": str(len(curves("obd_sd", path=TONES))),
+        "toned_agrees": f"{transfer():.2f}",
+        "front": front.table(front.load()),
+    }
     return told | {"table": table(found), "agreement": agreement_table()}
+
+
+def transfer() -> float:
+    """Spearman's correlation of the final scores of the configurations that were trained on both data sets."""
+    here, there = curves("obd_sd"), curves("obd_sd", path=TONES)
+    both = sorted(set(here) & set(there))
+    return float(spearmanr([here[one][-1] for one in both], [there[one][-1] for one in both]).statistic)
 
 
 def page(found: dict[str, Any]) -> str:
@@ -182,6 +199,7 @@ def main() -> None:
     (DOCS / "search.md").write_text(page(found), encoding="utf-8")
     chart(found, DOCS / "images" / "search.png")
     ramp_chart(DOCS / "images" / "search-ramp.png")
+    front.chart(front.load(), DOCS / "images" / "search-front.png")
 
 
 if __name__ == "__main__":

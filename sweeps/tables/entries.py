@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -78,10 +77,13 @@ class Rows:
 
     @property
     def untrained(self) -> list[Entry]:
-        """The students' backbones as they come, one of each: what a row has to be better than."""
-        students = [entry for entry in self.entries if entry.config.evaluation.test and not entry.config.student.checkpoint]
-        bare = EVALUATE_ONLY | {"student.dim": 0, "student.projection": "linear", "loss": Config().loss}
-        made = [_untrained(entry, override(entry.config, bare)) for entry in students]
+        """What a row has to be better than, one of each: the backbone as it comes, at the student's resolution; and for a
+        student that starts from its teacher's weights that teacher as it is, queried at the student's resolution.
+        """
+        tested = [entry for entry in self.entries if entry.config.evaluation.test]
+        starting = [entry for entry in tested if entry.config.student.checkpoint == "teacher"]
+        bare = [entry for entry in tested if not entry.config.student.checkpoint or entry in starting]
+        made = [*map(_untrained, bare), *map(_as_it_starts, starting)]
         return list({entry.id: entry for entry in made}.values())
 
     @property
@@ -90,9 +92,18 @@ class Rows:
         return list({needed.id: needed for entry in self.entries for needed in entry.needs.values()}.values())
 
 
-def _untrained(entry: Entry, config: Config) -> Entry:
+def _untrained(entry: Entry) -> Entry:
+    bare = EVALUATE_ONLY | {"student.dim": 0, "student.projection": "linear", "student.checkpoint": "", "loss": Config().loss}
+    config = override(entry.config, bare)
     label = f"untrained {config.student.backbone} at {config.student.resolution}"
     return Entry(config, label, source=entry.source, reference="untrained")
+
+
+def _as_it_starts(entry: Entry) -> Entry:
+    """Before its first step: the teacher itself, queried at the student's resolution (asymmetric: in its own gallery)."""
+    config = override(entry.config, {"optim.epochs": 0})
+    label = f"untrained student: the teacher at {config.student.resolution}"
+    return replace(entry, config=config, label=label, keys=(), reference="untrained")
 
 
 def entries(table: Table, dataset: str, options: Options) -> Rows:
@@ -184,7 +195,7 @@ def merged(made: Sequence[Entry]) -> list[Entry]:
     for entry in made:
         first = unique.setdefault(entry.id, entry)
         keys = tuple(dict.fromkeys((*first.keys, *entry.keys)))
-        unique[entry.id] = dataclasses.replace(first, keys=keys)
+        unique[entry.id] = replace(first, keys=keys)
     return list(unique.values())
 
 

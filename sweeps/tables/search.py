@@ -13,7 +13,7 @@ from dmkd.space import flatten
 from sweeps.options import Options
 from sweeps.places import Places, find_places
 from sweeps.plan import Definition, configured
-from sweeps.rows import row_id, settled
+from sweeps.rows import settled, teacher_jobs
 from sweeps.space import Space
 from sweeps.sweep import run_sweep
 from sweeps.tables.entries import Entry, Maker
@@ -97,9 +97,11 @@ def with_teacher(stated: Definition, options: Options, places: Places, wanted: s
         return stated
     fingerprint = split(load_dataset(stated.base.data), stated.base.data).fingerprint
     alias = model_alias(config_hash(settled(stated.teacher)), fingerprint)
-    if read_done(places.trials / f"teacher-{row_id(stated.teacher, {})}"):
+    if all(read_done(places.trials / job.key) for job in teacher_jobs(stated)):
         return stated
-    folder = find_teacher(stated.teacher_name, alias, places.folder / "registered" / alias, places.tracking_uri)
+    # A registered teacher knows one split; folds want one each.
+    folds, registered = stated.base.data.folds, places.folder / "registered" / alias
+    folder = "" if folds else find_teacher(stated.teacher_name, alias, registered, places.tracking_uri)
     if folder:
         base = replace(stated.base, teacher=replace(stated.base.teacher, checkpoint=folder))
         return replace(stated, base=base, teacher=None)

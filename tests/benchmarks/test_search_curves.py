@@ -11,8 +11,10 @@ import pytest
 from scipy.stats import spearmanr
 
 from benchmarks.search.grid import EPOCHS, GRIDS, Point, read
-from benchmarks.search.replay import Arm, Landscape, Replay, curves, until, warm_points
+from benchmarks.search.landscape import Landscape, curves
+from benchmarks.search.replay import Arm, Replay, until
 from benchmarks.search.report import DOCS, agreement, first_agreeing, load, noise, page, ratio
+from benchmarks.search.sources import NOISE, half_points, toned_points, warm_points
 
 
 def test_the_shipped_grid_is_large_enough_and_its_range_far_beyond_the_noise():
@@ -55,6 +57,20 @@ def test_warm_points_come_from_the_other_method_and_lie_inside_the_space():
     points = warm_points(0)
     assert 1 <= len(points) <= 5
     assert all(set(point) <= set(GRIDS["obd_sd"]) and "optim.lr" in point for point in points)
+
+
+def test_warm_points_of_the_same_method_hold_every_key_and_differ_by_seed():
+    space = set(GRIDS["obd_sd"])
+    for source in (half_points, toned_points):
+        points = source(0)
+        assert len(points) == 5
+        assert all(set(point) == space for point in points)
+        assert source(0) == points != source(1)
+    assert noise("obd_sd")[0] == pytest.approx(NOISE, abs=5e-5)
+    known = Landscape("obd_sd", curves("obd_sd"))
+    # They were chosen by scores: better than points at random, by the final scores that the choice did not see.
+    chosen = np.mean([known(point)[-1] for seed in range(10) for point in half_points(seed)])
+    assert chosen > np.mean([scores[-1] for scores in curves("obd_sd").values()]) + 0.02
 
 
 def test_agreement_and_ratio_against_their_definitions():

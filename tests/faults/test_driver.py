@@ -116,6 +116,22 @@ def test_the_driver_ends_a_worker_whose_heart_stands_still_by_its_own_clock(
     assert ended == [trial, trial, trial]
 
 
+def test_a_worker_that_never_comes_up_is_begun_again_after_growing_pauses_one_for_all_trials(tmp_path: Path) -> None:
+    slept: list[float] = []
+    watch, one, other = Guard(tmp_path, lambda trial: None), Running("t"), Running("u", trial_id="other")
+    watch.backoff = guard.Backoff(sleep=slept.append)
+    for _ in range(5):
+        for trial in (one, other):
+            watch.on_trial_recover(0, [one, other], trial)
+    assert slept == [5, 10, 20, 30, 30]
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "writer.json").write_text(json.dumps({"token": 1}))
+    watch.on_trial_recover(0, [one, other], one)  # this one was up: it goes on at once
+    assert slept == [5, 10, 20, 30, 30]
+    watch.on_trial_recover(0, [one, other], one)
+    assert slept == [5, 10, 20, 30, 30, 5]
+
+
 def test_a_trial_that_is_given_up_leaves_no_open_run(tmp_path: Path, database: str) -> None:
     from dmkd.config import Config
     from tracking.runs import start_run

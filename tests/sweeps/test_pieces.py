@@ -11,7 +11,12 @@ import pytest
 from optuna.trial import TrialState
 from scipy import stats
 
+from dmkd.checkpoint import read_info
 from dmkd.config import Config
+from dmkd.data.datasets import load_dataset
+from dmkd.data.lineage import known_classes
+from dmkd.data.splits import split
+from dmkd.errors import SweepError
 from dmkd.space import Choice, override
 from sweeps.options import Options
 from sweeps.pieces import hopeless, make_pieces
@@ -19,6 +24,7 @@ from sweeps.plan import Definition, configured
 from sweeps.search import SCORES
 from sweeps.study import open_study
 from sweeps.sweep import run_sweep
+from sweeps.teachers import check_folds
 from tracking.reading import load_runs
 
 METRIC = "metrics.val/recall_at_1"
@@ -111,6 +117,34 @@ def test_what_the_search_cost_stands_on_the_parent_run(folded: Path) -> None:
     assert parent["metrics.sweep/train_seconds"] == pytest.approx(others["metrics.cost/train_seconds"].sum())
     assert (parent["metrics.sweep/trials_complete"], parent["metrics.sweep/trials_pruned"]) == (2, 1)
     assert parent["metrics.sweep/wall_seconds"] > parent["metrics.sweep/train_seconds"] > 0
+
+
+def test_every_fold_has_a_teacher_that_saw_none_of_its_classes(
+    tmp_path: Path, base: Config, teacher: Config, ray_cluster: None
+) -> None:
+    """By the pictures' classes, read from the checkpoints themselves; the trial is one row, and the final stage has the first."""
+    student = override(base, {"optim.epochs": 1})
+    stated = Definition("taught", student, {}, references=("teacher",), teacher=teacher, trials=1, seeds=1, finalists=1)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    options = Options(storage=str(tmp_path / "out"), tracking_uri=uri, folds=2, max_concurrent=1)
+    asked = configured(stated, options)
+    assert run_sweep(asked, options) == []
+    runs = load_runs(uri, "folder/taught")
+    assert runs.filter(pl.col("tags.dmkd.stage") == "teacher").height == 2
+    mine = runs.filter(pl.col("tags.dmkd.stage") == "search").sort("tags.dmkd.fold")
+    assert mine["tags.dmkd.fold"].to_list() == ["0", "1"]
+    assert mine["tags.dmkd.row"].n_unique() == 1
+    pictures = load_dataset(student.data)
+    for fold, folder in enumerate(mine["params.teacher.checkpoint"]):
+        parts = split(pictures, override(asked.base, {"data.fold": fold}).data)
+        assert parts.val is not None
+        trained = read_info(folder)["extra"]["trained_on"]
+        assert known_classes(trained, parts.val.classes) == []
+        assert sorted(known_classes(trained, parts.train.classes)) == sorted(parts.train.classes)
+    final = runs.filter((pl.col("tags.dmkd.stage") == "final") & pl.col("tags.dmkd.reference").is_null())
+    assert final["params.teacher.checkpoint"].to_list() == [mine["params.teacher.checkpoint"][0]]
+    with pytest.raises(SweepError, match="validation classes"):
+        check_folds(asked.base, [mine["params.teacher.checkpoint"][0]] * 2)
 
 
 def test_a_warm_started_search_over_several_objectives(folded: Path, teacher: Config, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,7 +171,6 @@ def test_everything_that_can_be_known_is_refused_before_ray(base, teacher, tmp_p
     refused(SweepError, "by the final stage", options=Options(set=("evaluation.test=true",)))
     refused(SweepError, "needs validation classes", options=Options(set=("data.validation=0",)))
     refused(SweepError, "did you mean 'tpe'", options=Options(sampler="tpee"))
-    refused(SweepError, "its teacher's memory", options=Options(folds=3))
     refused(SweepError, "cmaes cannot serve several", options=Options(sampler="cmaes", objective=("dim",)))
     refused(SweepError, "grid cannot serve", options=Options(sampler="grid"), space={
         "method.absolute": Range(0, 1, when=("method.hint_adapter", True)), "method.hint_adapter": Choice((False, True))

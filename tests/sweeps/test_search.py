@@ -13,7 +13,7 @@ from ray.tune.search import Searcher
 from dmkd.config import Config
 from dmkd.distill.s2sd import S2SD
 from dmkd.errors import SweepError
-from dmkd.space import Range
+from dmkd.space import Choice, Range
 from sweeps.objectives import Objectives
 from sweeps.search import StudySearch
 from sweeps.space import Searched
@@ -133,6 +133,28 @@ def test_refused_proposals_do_not_count_and_trial_zero_is_never_refused(tmp_path
     refused = [trial for trial in searcher.study.trials if trial.user_attrs.get("skipped")]
     assert refused
     assert all(trial.params["method.weight"] >= 30 and trial.user_attrs["reason"] == "too heavy" for trial in refused)
+
+
+def test_a_configuration_is_not_tried_twice_unless_it_failed(tmp_path):
+    """Of six configurations each is run once, then the search is over; a retry is the same configuration, on purpose."""
+    space = {"method.temperature": Choice((0.5, 1.0, 2.0)), "student.dim": Choice((64, 128))}
+    searched = Searched(BASE, space)
+    study = open_study(tmp_path, "s", "tpe", seed=1)
+    enqueue(study, searched, [])
+    searcher = StudySearch(study, searched, objectives=Objectives(METRIC), epochs=1, limit=20)
+    seen = []
+    for number in range(20):
+        job = searcher.suggest(str(number))
+        if not isinstance(job, dict):
+            break
+        seen.append(tuple(job["values"].values()))
+        searcher.on_trial_complete(str(number), result(1, job["values"]["method.temperature"]))
+    assert sorted(seen) == sorted(set(seen))
+    assert len(seen) == 6
+    assert searcher.over
+    refused = [trial for trial in study.trials if trial.user_attrs.get("skipped")]
+    assert refused
+    assert all("once more" in trial.user_attrs["reason"] for trial in refused)
 
 
 def test_no_new_trial_when_the_time_is_up(tmp_path):

@@ -188,12 +188,27 @@ def test_the_untrained_backbones_stand_beside_the_rows() -> None:
     """One of each network and resolution, its pooled features as they are, measured once, with no printed number."""
     table = tables()["raml_table2"]
     bare = entries(table, "cub200", Options()).untrained
-    assert [entry.label for entry in bare] == [f"untrained resnet50 at {size}" for size in (448, 317, 224, 158)]
-    for entry in bare:
+    sizes = [f"untrained resnet50 at {size}" for size in (448, 317, 224, 158)]
+    starts = [f"untrained student: the teacher at {size}" for size in (317, 224, 158)]
+    assert [entry.label for entry in bare] == [*sizes, *starts]
+    for entry in bare[: len(sizes)]:
         config = entry.config
         assert (config.optim.epochs, config.student.dim, config.student.checkpoint, config.evaluation.test) == (0, 0, "", True)
         assert (entry.keys, entry.needs, entry.reference) == ((), {}, "untrained")
     assert entries(tables()["yu_figure4"], "cub200", Options()).untrained == []
+
+
+def test_a_student_that_starts_from_its_teacher_is_held_against_that_teacher_as_it_is() -> None:
+    """Its network before the first step, in its own search and in the teacher's gallery, beside the bare backbone."""
+    made = entries(tables()["raml_table2"], "cub200", Options(rows="raml/none/512/224"))
+    student, untrained = made.entries[0], made.untrained
+    bare, start = untrained
+    assert [entry.label for entry in untrained] == ["untrained resnet50 at 224", "untrained student: the teacher at 224"]
+    assert (bare.needs, bare.config.student.checkpoint) == ({}, "")
+    assert start.config == override(student.config, {"optim.epochs": 0})
+    assert (start.config.student.checkpoint, start.config.method.gallery) == ("teacher", "teacher")
+    assert start.needs == student.needs
+    assert (start.keys, start.reference) == ((), "untrained")
 
 
 @pytest.mark.parametrize(
