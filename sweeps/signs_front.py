@@ -8,7 +8,8 @@ printed at the end and written to `pareto.json` beside the study; its ends and a
     python sweeps/signs_front.py
     python sweeps/signs_front.py --objective latency --objective dim       # other costs
 
-Cost: about 5 minutes on 2 idle CPU cores. Pictures: OpenMoji (CC BY-SA 4.0), Twemoji (CC BY 4.0); they are rendered here.
+Cost: 10 CPU-minutes of training; 14 minutes beside other work, one trial at a time (`--max-concurrent 1`).
+Pictures: OpenMoji (CC BY-SA 4.0), Twemoji (CC BY 4.0); they are rendered here.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from sweeps.rows import final_jobs, final_rows, row_id, teacher_jobs
 from sweeps.search import StudySearch, trial_key
 from sweeps.space import Searched, Values
 from sweeps.stopping import SCHEDULERS, Budget
-from sweeps.study import enqueue, enqueue_failed, failed_trials, open_study, ranked, retries, spread
+from sweeps.study import SKIPPED, enqueue, enqueue_failed, failed_trials, open_study, ranked, retries, spread
 from sweeps.teachers import check_folds, keep_teacher, model_alias
 from sweeps.trial import Shared
 
@@ -42,8 +42,9 @@ class Stages(Driver):
         about = About(prepared.experiment, self.definition.name, self.definition.description, prepared.objective)
         super().__init__(about, options, places, record, commit)
         directions = prepared.objectives.directions
-        seed, known = self.definition.base.seed, len(prepared.points)
-        self.study = open_study(places.folder, self.definition.name, prepared.sampler, seed, directions=directions, known=known)
+        self.study = open_study(
+            places.folder, self.definition.name, prepared.sampler, self.definition.base.seed, directions=directions
+        )
 
     @property
     def tags(self) -> dict[str, str]:
@@ -224,7 +225,9 @@ class Stages(Driver):
     def costs(self) -> dict[str, float]:
         """Metrics of the parent run: what everything has cost since the sweep began, over all its sessions."""
         trials = self.study.get_trials(deepcopy=False)
-        states = {f"sweep/trials_{state.name.lower()}": float(sum(t.state == state for t in trials)) for state in TrialState}
+        ran = [trial for trial in trials if not trial.user_attrs.get(SKIPPED)]
+        states = {f"sweep/trials_{state.name.lower()}": float(sum(t.state == state for t in ran)) for state in TrialState}
+        states["sweep/trials_refused"] = float(len(trials) - len(ran))
         self.record.wall_seconds += time.monotonic() - self.started
         self.record.save()
         return states | spent(self.places.trials) | {"sweep/wall_seconds": self.record.wall_seconds}

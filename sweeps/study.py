@@ -51,12 +51,13 @@ EXPLORES = 4
 
 
 STARTUP = 10
-"""Random trials before TPE begins, beside known points: those say where somebody has looked, not how the space is."""
+"""Trials before TPE begins: known points, then random ones. Ten random ones beside known points cost more than they gave
+(docs/search.md)."""
 
 
-def _tpe(seed: int, known: int = 0) -> optuna.samplers.BaseSampler:
+def _tpe(seed: int) -> optuna.samplers.BaseSampler:
     # constant_liar: trials that still run count, so that concurrent proposals differ.
-    return ExploringTPE(n_startup_trials=STARTUP + known, multivariate=True, constant_liar=True, seed=seed)
+    return ExploringTPE(n_startup_trials=STARTUP, multivariate=True, constant_liar=True, seed=seed)
 
 
 def _cmaes(seed: int) -> optuna.samplers.BaseSampler:
@@ -76,13 +77,13 @@ SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
 }
 
 
-def make_sampler(name: str, seed: int, known: int = 0) -> optuna.samplers.BaseSampler:
-    """A seeded Optuna sampler by name; `known` points are tried before it is asked. Raises `SweepError` for an unknown name."""
+def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    """A seeded Optuna sampler by name. Raises `SweepError` for an unknown name."""
     if name not in SAMPLERS:
         raise SweepError(f"unknown sampler {name!r}: {nearest(name, SAMPLERS)}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return _tpe(seed, known) if name == "tpe" else SAMPLERS[name](seed)
+        return SAMPLERS[name](seed)
 
 
 def check_sampler(name: str, searched: Searched, objectives: int) -> None:
@@ -102,7 +103,6 @@ def open_study(
     seed: int = 0,
     *,
     directions: Sequence[Direction] = MAXIMIZE,
-    known: int = 0,
 ) -> optuna.Study:
     """The sweep's study in `folder` (a journal file: durable, and safe on a network file system), made when it is not there."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -110,7 +110,7 @@ def open_study(
     storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
     existing = {summary.study_name: summary.n_trials for summary in optuna.get_all_study_summaries(storage)}
     # A resumed sampler must not draw the same points again.
-    chosen = make_sampler(sampler, seed + existing.get(name, 0), known)
+    chosen = make_sampler(sampler, seed + existing.get(name, 0))
     if name in existing:
         return optuna.load_study(study_name=name, storage=storage, sampler=chosen)
     return optuna.create_study(study_name=name, storage=storage, sampler=chosen, directions=list(directions))

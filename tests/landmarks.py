@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +30,29 @@ def signs(count: int | None = None) -> list[int]:
     return [number for number, row in enumerate(drawings()) if len(row) >= 4][:count]
 
 
-def make_sfm120k(root: Path, *, whitening: bool = True, clusters: int = TRAIN_CLUSTERS) -> Path:
-    """retrieval-SfM-120k.pkl (protocol 2), ims/ab/cd/ef/<cid> (JPEG without a suffix), and the whitening file."""
-    numbers = signs(clusters + VAL_CLUSTERS)
+def make_sfm120k(
+    root: Path,
+    *,
+    whitening: bool = True,
+    clusters: int = TRAIN_CLUSTERS,
+    more: int = 0,
+    shapes: Sequence[tuple[int, int]] = SHAPES,
+) -> Path:
+    """retrieval-SfM-120k.pkl (protocol 2), ims/ab/cd/ef/<cid> (JPEG without a suffix), and the whitening file.
+
+    `more` training clusters are signs of two drawings: a pair each.
+    """
+    numbers, pairs = signs(clusters + VAL_CLUSTERS), [n for n, row in enumerate(drawings()) if len(row) == 2][:more]
     content: dict[str, Any] = {}
-    for part, chosen in {"train": numbers[:clusters], "val": numbers[clusters:]}.items():
-        cids, cluster = [], []
+    for part, chosen in {"train": [*numbers[:clusters], *pairs], "val": numbers[clusters:]}.items():
+        cids, cluster, starts = [], [], []
         for label, number in enumerate(chosen):
-            for drawing in range(PER_CLUSTER):
+            starts.append(len(cids))
+            for drawing in range(min(PER_CLUSTER, len(drawings()[number]))):
                 cid = hashlib.md5(f"{part}{number}{drawing}".encode(), usedforsecurity=False).hexdigest()
-                _save_sfm(root, cid, landmark(number, drawing, SHAPES[(number + drawing) % len(SHAPES)]))
+                _save_sfm(root, cid, landmark(number, drawing, shapes[(number + drawing) % len(shapes)]))
                 cids.append(cid)
                 cluster.append(label)
-        starts = range(0, len(cids), PER_CLUSTER)
         # The third picture of a cluster is in no pair, as many of the real ones.
         content[part] = {"cids": cids, "cluster": cluster, "qidxs": [*starts, *(s + 1 for s in starts)]}
         content[part]["pidxs"] = [*(s + 1 for s in starts), *starts]

@@ -75,6 +75,7 @@ def chart(found: dict[str, Any], path: Path) -> None:
         if one["front"]:
             axes.annotate(told, (one["gflops"], 100 * one["accuracy"]), fontsize=7, va="bottom")
     axes.set(xlabel="GFLOPs of a query", ylabel="val recall at 1, %", xscale="log")
+    axes.margins(x=0.1)
     axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -80,7 +80,7 @@ class Replay:
         searched = Searched(base, space(self.method))
         own = self.arm.sampler != "optuna"
         plain = optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=self.seed)
-        sampler = make_sampler(self.arm.sampler, self.seed, len(self.warm)) if own else plain
+        sampler = make_sampler(self.arm.sampler, self.seed) if own else plain
         study = optuna.create_study(direction="maximize", sampler=sampler)
         # A searcher that has luck with its first point says nothing: every seed starts somewhere else, trial 0 included.
         if self.arm.warm:

@@ -29,8 +29,24 @@ def warm_points(seed: int, count: int = 5) -> list[Values]:
 
 
 def toned_points(seed: int, count: int = 5) -> list[Values]:
-    """The best of an earlier random search of the same method on another data set (`benchmarks.search.tones`)."""
-    return _best_of("obd_sd", TONES, seed, count)
+    """The best of an earlier random search of the same method on another data set (`benchmarks.search.tones`).
+
+    An interpolated landscape has its peaks at the recorded levels, where a search at random never is: each point is moved.
+    """
+    draw = np.random.default_rng(3000 + seed)
+    return [_moved(point, draw) for point in _best_of("obd_sd", TONES, seed, count)]
+
+
+def _moved(point: Values, draw: np.random.Generator) -> Values:
+    """To anywhere nearer (in the logarithm) to its own levels than to their neighbours; resolutions stay."""
+    found = dict(point)
+    for key, levels in GRIDS["obd_sd"].items():
+        if key != "student.resolution":
+            places = np.log(levels)
+            edges = [places[0], *((places[1:] + places[:-1]) / 2), places[-1]]
+            own = levels.index(point[key])
+            found[key] = float(math.exp(draw.uniform(edges[own], edges[own + 1])))
+    return found
 
 
 def _best_of(method: str, path: Path, seed: int, count: int) -> list[Values]:

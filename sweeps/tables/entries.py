@@ -93,8 +93,9 @@ class Rows:
 
 
 def _untrained(entry: Entry) -> Entry:
-    bare = EVALUATE_ONLY | {"student.dim": 0, "student.projection": "linear", "student.checkpoint": "", "loss": Config().loss}
-    config = override(entry.config, bare)
+    bare = {"student.dim": 0, "student.projection": "linear", "student.checkpoint": ""}
+    untouched = {"loss": Config().loss, "optim": replace(Config().optim, epochs=0)}  # nothing of them is left to say
+    config = override(entry.config, EVALUATE_ONLY | untouched | bare)
     label = f"untrained {config.student.backbone} at {config.student.resolution}"
     return Entry(config, label, source=entry.source, reference="untrained")
 
