@@ -39,6 +39,11 @@ class Places:
 
 def find_places(options: Options, name: str, make: bool = True) -> Places:
     """Absolute places, made and checked for writing (unless `make` is off). Raises `SweepError` where one cannot be written."""
+    if "://" in options.storage:
+        raise SweepError(
+            f"--storage {options.storage}: wanted a folder that every node mounts (NFS 4, EFS, CephFS, ...): trials and spool "
+            "are locked and appended to, which no object store can (docs/operations.md); data may lie there (--data-root)"
+        )
     home = working_home()
     storage = home / (options.storage or "dmkd-output")
     uri = tracking_address(options)

@@ -63,6 +63,8 @@ def teacher_jobs(definition: Definition) -> list[Job]:
     assert definition.teacher is not None
     name, folds = row_id(definition.teacher, {}), definition.base.data.folds
     tags = {"dmkd.stage": "teacher", "dmkd.reference": "teacher", "dmkd.label": "teacher"}
+    if definition.teacher.data.name != definition.base.data.name:
+        tags["dmkd.data_fingerprint"] = ""  # not looked at: the sweep's is that of other pictures
     if not folds:
         return [Job(f"teacher-{name}", {}, tags)]
     same = {f"data.{key}": getattr(definition.base.data, key) for key in ("folds", "split_seed", "validation")}

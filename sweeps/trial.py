@@ -15,6 +15,7 @@ from ray.actor import exit_actor
 from dmkd.errors import CheckpointError, LoaderDied, SweepError
 from dmkd.space import override
 from sweeps.attempts import Attempts
+from sweeps.checks.pictures import check_pictures
 from sweeps.fence import Fence, Superseded
 from sweeps.folder import (
     DONE,
@@ -87,6 +88,7 @@ class Trial(tune.Trainable):
         self.run = open_run(self.shared, settings, job, self._fence().mine)
         if refusal:
             raise SweepError(refusal)
+        check_pictures(settings.data, (dict(self.shared.tags) | dict(job["tags"])).get("dmkd.data_fingerprint", ""))
         self.epochs = Careful(settings, self._state, self.folder, self.run.set_tags)
 
     def _fence(self) -> Fence:

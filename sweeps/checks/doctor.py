@@ -39,6 +39,9 @@ def examine(patient: Patient) -> list[Line]:
         lines.append(Line("data", True, "no data set named, none in $DMKD_DATA: `dmkd doctor NAME` looks at one"))
     try:
         places = find_places(Options(storage=patient.storage, tracking_uri=patient.tracking_uri), "doctor", make=False)
+    except SweepError as error:
+        return [*lines, Line("storage", False, str(error))]
+    try:
         started = connect()
     except (SweepError, OSError, RuntimeError, ValueError) as error:
         return [*lines, Line("cluster", False, _no_cluster(error))]

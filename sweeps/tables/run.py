@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from dmkd.data import Data
 from dmkd.data.splits import Parts
 from dmkd.errors import SweepError
 from dmkd.models import Network
@@ -73,6 +74,12 @@ class TableRun(Driver):
     def workers(self) -> int:
         """The most that a row asks for."""
         return max(entry.config.data.workers for entry in self.planned.rows.entries)
+
+    @property
+    def data(self) -> dict[str, tuple[Data, str]]:
+        """Those of the rows and of what they need, each pair of a name and a place once."""
+        held = {(one.entry.config.data.name, one.entry.config.data.root): one for one in self.planned.trainable.values()}
+        return {f"{name} {root}".strip(): (one.entry.config.data, one.fingerprint) for (name, root), one in held.items()}
 
     def describe(self) -> str:
         """The rows and what each needs."""

@@ -265,3 +265,21 @@ def test_a_worker_that_tune_makes_and_does_not_use_disturbs_nothing(
     world.finish(at_work)
     assert world.points() == undisturbed
     assert set(load_runs(world.uri, "e")["status"]) == {"FINISHED"}
+
+
+def test_a_node_with_other_pictures_trains_nothing(world: World) -> None:
+    """It may have joined long after the nodes were looked at."""
+    from dmkd.data.datasets import load_dataset
+
+    made = Trial.__new__(Trial)
+    made._trial_info = None
+    tags = {"dmkd.label": "t", "dmkd.data_fingerprint": "0123456789abcdef"}
+    made.setup({"run": {"key": "t", "values": {}, "tags": tags}}, world.shared)
+    reason = made.step()["failed"]
+    here = load_dataset(world.shared.base.data).fingerprint
+    assert f"other pictures (fingerprint {here}) than the sweep was planned for (0123456789abcdef)" in reason
+    assert world.row()["status"] == "FAILED"
+    assert not (world.folder / "trials/t/state").exists()
+    (world.folder / "trials/t/done.json").unlink()
+    made.setup({"run": {"key": "t", "values": {}, "tags": tags | {"dmkd.data_fingerprint": here}}}, world.shared)
+    world.finish(made)

@@ -47,6 +47,19 @@ def test_a_jobs_uploaded_folder_keeps_nothing(tmp_path, monkeypatch, capsys):
     assert f"results go to {tmp_path}/home/dmkd" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("address", ["s3://bucket/dmkd", "gs://bucket", "file:///tmp/x"])
+def test_a_storage_that_cannot_be_locked_is_refused_and_nothing_is_made(tmp_path, monkeypatch, address):
+    from sweeps.checks.doctor import Patient, examine
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SweepError, match=rf"--storage {address}: wanted a folder that every node mounts .* data may lie there"):
+        find_places(Options(storage=address), "x")
+    line = examine(Patient({}, storage=address, folder=tmp_path))[-1]
+    assert (line.what, line.ok) == ("storage", False)
+    assert "wanted a folder that every node mounts" in line.text
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_written_is_one_line(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
