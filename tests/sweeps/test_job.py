@@ -49,9 +49,9 @@ SMALL = [
 
 
 class Head:
-    """A head started in the project's root with the environment active, and clients that talk to it."""
+    """A head started in the project's root (or a copy of it) with the environment active, and clients that talk to it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, root: Path = ROOT) -> None:
         self.folder, self.ports = folder, [_free_port() for _ in range(4)]
         self.address = f"http://127.0.0.1:{self.ports[1]}"
         (folder / "token").write_text(secrets.token_hex(32))
@@ -80,7 +80,7 @@ class Head:
         command += ["--dashboard-agent-listen-port", str(self.ports[3])]
         command += ["--temp-dir", str(folder / "ray"), "--object-store-memory", str(150 * 2**20)]
         with (folder / "head.log").open("w") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=node, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, cwd=root, env=node, stdout=log, stderr=log)
 
     def ready(self) -> None:
         """The agent that starts jobs comes up some seconds after the address answers."""
@@ -91,10 +91,10 @@ class Head:
             time.sleep(2)
         raise AssertionError(done.stdout + done.stderr + (self.folder / "head.log").read_text())
 
-    def submit(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def submit(self, *arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
         command = ["ray", "job", "submit", *arguments]
         return subprocess.run(
-            command, cwd=ROOT, env=self.environment | environment, capture_output=True, text=True, timeout=900, check=False
+            command, cwd=cwd, env=self.environment | environment, capture_output=True, text=True, timeout=900, check=False
         )
 
     def close(self) -> None:
@@ -177,3 +177,46 @@ def test_cars_s2sd_runs_as_a_job(head: Head, layout: str, form: str) -> None:
     if form == "uploaded":
         assert "uploaded folder that will be deleted" in done.stdout
         assert set(runs["tags.dmkd.commit"]) == {"0123abc"}
+
+
+@pytest.fixture(scope="module")
+def copied_head() -> Iterator[Head]:
+    """A head that has its own copy of the project elsewhere, as in an image."""
+    folder = Path(tempfile.mkdtemp(prefix="dmkd"))
+    copy = folder / "opt" / "dmkd"
+    for package in ("dmkd", "sweeps", "tracking"):
+        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+    script = copy / "sweeps" / "cars_s2sd.py"
+    script.write_text(script.read_text().replace('"""', '"""Of the head. ', 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONPATH", raising=False)
+        started = Head(folder, copy)
+    try:
+        started.ready()
+        yield started
+    finally:
+        started.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_client_in_another_folder_runs_what_lies_where_the_head_runs(copied_head: Head, tmp_path: Path) -> None:
+    """The literal command, from a folder that holds nothing of the project: script, packages and data are the head's."""
+    make_cars196(copied_head.folder / "data" / "cars196", layout="car_ims", classes=8, per_class=8)
+    place = ["--storage", str(copied_head.folder / "out"), "--name", "elsewhere"]
+    done = copied_head.submit("--", "sweeps/cars_s2sd.py", *SMALL, *place, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    runs = load_runs(f"sqlite:///{copied_head.folder}/mlflow.db", "cars196/elsewhere")
+    assert set(runs["status"]) == {"FINISHED"}
+    parent = runs.filter(runs["tags.dmkd.stage"] == "sweep").row(0, named=True)
+    assert "Of the head." in parent["tags.mlflow.note.content"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_in_a_wrong_folder_says_not_found(copied_head: Head) -> None:
+    """What cluster/README.md explains: the client's own folder, though it is the project's root, is not looked into."""
+    done = copied_head.submit("--", "cd", "/", "&&", "sweeps/cars_s2sd.py", cwd=ROOT)
+    assert done.returncode != 0
+    assert "sweeps/cars_s2sd.py: not found" in done.stdout + done.stderr
+    explained = " ".join((ROOT / "cluster" / "README.md").read_text().split())
+    assert '"sweeps/cars_s2sd.py: not found"' in explained
+    assert "the *head's* working folder" in explained

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from dmkd.checkpoint import save_model
+from dmkd.data.datasets import load_dataset
 from dmkd.data.lineage import lineage
 from dmkd.errors import DataError, SweepError
 from dmkd.models.embedder import build_network
 from sweeps.options import Options
 from sweeps.places import Places
+from sweeps.record import Record
 from sweeps.tables.plan import Asked, dry_run, find_networks, plan_table
-from sweeps.tables.run import named, own_checkpoint
+from sweeps.tables.run import TableRun, named, own_checkpoint
 from sweeps.tables.search import definition, with_teacher
 from sweeps.teachers import keep_teacher
 from tests.sweeps.scripts import tables
@@ -127,3 +129,24 @@ def test_what_a_table_prints_is_measured(miniatures: Path) -> None:
     landmarks = asked("aml_table2", miniatures).rows.entries[0]
     printed = load_published().filter(load_published()["key"].is_in(list(landmarks.keys)))["score"].drop_nulls()
     assert {score.split("/")[1].split("_")[0] for score in printed} == set(landmarks.config.evaluation.landmarks)
+
+
+def test_the_pictures_of_a_table_and_of_what_it_needs_are_compared_on_every_node(
+    miniatures: Path, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Node 2 answers with another copy: the sweep ends before anything is trained."""
+    from sweeps.checks import nodes
+    from tests.sweeps.checks.test_diagnosis import answer
+
+    wanted = asked("raml_table2", miniatures, rows="raml/none/512/224", with_teacher=True)
+    planned = plan_table(wanted, places)
+    run = TableRun(planned, wanted.options, places, Record(places.folder / "sweep.json", "t-1", {}, 0), "")
+    (name,) = run.data
+    data, mark = run.data[name]
+    assert mark == load_dataset(data).fingerprint
+    heard = [answer("one", data={name: (mark, "")}), answer("two", data={name: ("feedfeedfeedfeed", "")})]
+    monkeypatch.setattr(nodes, "live_nodes", lambda: [{}, {}])
+    monkeypatch.setattr(nodes, "survey", lambda asked: heard)
+    monkeypatch.setenv(nodes.ONE_MACHINE, "1")
+    with pytest.raises(SweepError, match=rf"on node two.* has other pictures \(fingerprint feedfeedfeedfeed, here {mark}\)"):
+        nodes.check_nodes(places, run.data)
