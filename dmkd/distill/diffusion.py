@@ -91,6 +91,8 @@ def _diagonal(matrix: Tensor) -> Tensor:
 
 
 def _walk(transition: Tensor, start: Tensor, omega: float) -> Tensor:
+    if not 0 <= omega < 1:
+        raise ConfigError(f"diffusion: found omega={omega:g}, wanted at least 0 and below 1, where I - omega S is singular")
     identity = torch.eye(len(transition), dtype=transition.dtype, device=transition.device)
     try:
         solution: Tensor = torch.linalg.solve(identity - omega * transition, start)

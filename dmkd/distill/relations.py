@@ -33,11 +33,11 @@ def relative(student: Tensor, teacher: Tensor, form: str = "released") -> Tensor
     """Difference of the two Euclidean distance matrices of [B, D] and [B, D'] embeddings (Yu et al. 2019, Eq. 5).
 
     released: the Frobenius norm of the whole matrix, one scalar that grows with B (lambda 0.3 / 0.1 / 1.0 belong to it; its
-    gradient is 0 where the matrices are equal). paper: the mean of |d_S - d_T| over unordered pairs.
+    gradient is 0 where the matrices are equal; equal rows stand 1e-6 apart). paper: the mean of |d_S - d_T| over unordered pairs.
     """
-    difference = _distances(student) - _distances(teacher)
     if _form(form) == "released":
-        return _norm(difference.flatten())
+        return _norm((_floored_distances(student) - _floored_distances(teacher)).flatten())
+    difference = _distances(student) - _distances(teacher)
     rows, columns = torch.triu_indices(len(student), len(student), 1, device=student.device)
     return difference[rows, columns].abs().sum() / max(1, len(rows))
 
@@ -96,7 +96,8 @@ def pkt(student: Tensor, teacher: Tensor) -> Tensor:
 def rkd(student: Tensor, teacher: Tensor, distance: float = 1.0, angle: float = 2.0) -> Tensor:
     """Relational distillation between [B, D] and [B, D'] (Park et al. 2019), weighted sum of its two terms; memory B^3.
 
-    distance: Huber mean over all B^2 distances, each divided by its matrix's mean; angle: Huber mean over all B^3 cosines.
+    distance: Huber mean over all B^2 distances, each divided by the mean of those of two rows (equal rows stand 1e-6 apart, so
+    that the mean is never 0); angle: Huber mean over all B^3 cosines.
     """
     total = student.new_zeros(())
     if distance:
@@ -120,7 +121,7 @@ def darkrank(
         scores, wanted = _cosines(student), _cosines(teacher)
         list_size = len(student)
     else:
-        scores, wanted = -alpha * _distances(student).pow(beta), -_distances(teacher)
+        scores, wanted = -alpha * _floored_distances(student).pow(beta), -_floored_distances(teacher)
     order = wanted.masked_fill(own, -torch.inf).argsort(dim=1, descending=True)[:, : min(list_size, len(student) - 1)]
     ranked = scores.gather(1, order)
     log_likelihood = (ranked - ranked.flip(1).logcumsumexp(1).flip(1)).sum(1)
@@ -194,6 +195,12 @@ def _distances(x: Tensor) -> Tensor:
     return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
 
 
+def _floored_distances(x: Tensor) -> Tensor:
+    """Distances [B, B] of at least 1e-6 between two rows (gradient 0 below), as released; the diagonal is 0."""
+    own = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    return _distances(x).clamp(min=EPSILON).masked_fill(own, 0)
+
+
 def _cosines(x: Tensor) -> Tensor:
     rows = F.normalize(x, dim=1)
     return rows @ rows.T
@@ -206,9 +213,9 @@ def _pkt_probabilities(x: Tensor, tiny: float) -> Tensor:
 
 
 def _relative_distances(x: Tensor) -> Tensor:
-    distances = _distances(x)
+    distances = _floored_distances(x)
     mean = distances.sum() / max(1, len(x) * (len(x) - 1))
-    return distances / mean.clamp(min=1e-6)
+    return distances / mean.clamp(min=EPSILON)
 
 
 def _angles(x: Tensor) -> Tensor:

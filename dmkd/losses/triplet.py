@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from dmkd.losses.base import MinedLoss, Sampled, check_option, mean_or_zero, squared, triplet_rows, tuple_rows
-from dmkd.mining.batch_hard import batch_hard
+from dmkd.mining.pairs import check_batch, class_masks, full_precision
 from dmkd.space import Limit, Range
 
 
@@ -27,11 +28,20 @@ def batch_hard_triplet_loss(
 ) -> Tensor:
     """Mean over anchors of [d(farthest positive) - d(nearest negative) + margin]_+, un-squared (Yu et al. 2019, Eq. 1).
 
-    d = sqrt(max(|.|^2, 1e-12)), so an anchor without a class-mate is its own positive at 1e-6, without gradient. The released
-    code's margin is 0; the text names "m" alone. x [B, D], labels [B] (-1: left out), reference set as in `dmkd.mining.Miner`.
+    d = sqrt(max(|.|^2, 1e-12)), so an anchor without a class-mate is its own positive at 1e-6, without gradient; rows that are
+    equally far share the gradient. An anchor without a negative is left out. The released code's margin is 0; the text names "m"
+    alone. x [B, D], labels [B] (-1: left out), reference set as in `dmkd.mining.Miner`.
     """
-    anchor, positive, negative = triplet_rows(x, batch_hard(x, labels, ref_x, ref_labels), ref_x)
-    farthest, nearest = (squared(anchor - other).clamp_min(1e-12).sqrt() for other in (positive, negative))
+    check_batch(x, labels, ref_x, ref_labels)
+    positive, negative = class_masks(labels, ref_labels, itself=True)
+    usable = positive.any(dim=1) & negative.any(dim=1)
+    rows = full_precision(x)
+    others = rows if ref_x is None else full_precision(ref_x)
+    distance = torch.cdist(rows[usable], others, compute_mode="donot_use_mm_for_euclid_dist").clamp_min(1e-6)
+    if distance.numel() == 0:
+        return rows.sum() * 0
+    farthest = distance.masked_fill(~positive[usable], -torch.inf).amax(dim=1)
+    nearest = distance.masked_fill(~negative[usable], torch.inf).amin(dim=1)
     return mean_or_zero((farthest - nearest + margin).clamp_min(0))
 
 
@@ -56,7 +66,7 @@ def tuple_triplet_loss(
     anchors, rows = tuple_rows(anchor, others, positive)
     distance = squared(anchors - rows)
     pairs = positive[:, :, None] & ~positive[:, None, :]
-    hinge = (distance[:, :, None] - distance[:, None, :] + margin).relu() * pairs
+    hinge = (distance[:, :, None] - distance[:, None, :] + margin).clamp_min(0) * pairs
     if reduction == "sum":
         return hinge.sum()
     return mean_or_zero(hinge.sum(dim=(1, 2)) / pairs.sum(dim=(1, 2)).clamp_min(1))

@@ -201,3 +201,15 @@ def test_omega_is_searched_only_where_diffusion_is_on():
     for omega in (0.0, 1.0, float("nan")):
         with pytest.raises(ConfigError, match="omega"):
             build(Diffusion, {"omega": omega})
+
+
+@pytest.mark.parametrize("omega", [1.0, 1.5, -0.1, float("nan")])
+def test_an_omega_that_makes_no_walk_is_refused(omega):
+    rows = unit_rows(5, 3, positive=True)
+    for diffused in (
+        lambda: batch_diffusion(gram(rows), omega),
+        lambda: batch_diffusion(gram(rows), omega, form="paper"),
+        lambda: global_diffusion(rows, 3, omega),
+    ):
+        with pytest.raises(ConfigError, match="omega"):
+            diffused()

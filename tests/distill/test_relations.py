@@ -155,6 +155,23 @@ def test_rkd_is_the_loop_over_pairs_and_triplets():
     assert rkd(student, teacher, distance=3.0, angle=0.0).item() == pytest.approx(3 * distance, rel=1e-10)
 
 
+@pytest.mark.parametrize("repeats", [1, 2, 6])
+def test_equal_rows_stand_apart_by_the_floor_of_the_released_codes(repeats):
+    """Spec 1.1 and 5.3: sqrt(max(d^2, 1e-12)) between two rows; so the mean of RKD is never 0, even in a collapsed batch."""
+    student, teacher = vectors(6 // repeats, 4, 1).repeat(repeats, 1), vectors(6, 4, 2)
+
+    def lengths(x):
+        apart = [[max(float(np.linalg.norm(a - b)), 1e-6) for b in x] for a in x]
+        return np.array(apart) * (1 - np.eye(len(x)))
+
+    ours, theirs = lengths(student.numpy()), lengths(teacher.numpy())
+    gap = ours / ours[ours > 0].mean() - theirs / theirs[theirs > 0].mean()
+    huber = np.where(abs(gap) < 1, gap**2 / 2, abs(gap) - 0.5).mean()
+    for a, b in ((student, teacher), (teacher, student)):
+        assert relative(a, b).item() == pytest.approx(np.linalg.norm(ours - theirs), rel=1e-12)
+        assert rkd(a, b, angle=0.0).item() == pytest.approx(huber, rel=1e-12)
+
+
 @pytest.mark.parametrize("form", ["released", "paper"])
 def test_darkrank_is_the_likelihood_of_the_teachers_permutation(form):
     """Over a whole list the probabilities of all permutations sum to 1, so the likelihood is checked as a probability."""

@@ -120,6 +120,20 @@ def test_batch_hard(seed: int, reference: bool, margin: float) -> None:
     close(batch_hard_triplet_loss(rows, y, margin=margin, **second), sum(hinges) / max(len(hinges), 1))
 
 
+@pytest.mark.parametrize("margin", [0.0, 0.2])
+def test_equally_far_rows_share_the_gradient_of_batch_hard(margin: float) -> None:
+    """As the released code's max and min over one row of distances do (spec 1.1), so that the order of duplicates is nothing."""
+    corners = torch.eye(4, dtype=torch.float64)[[0, 0, 1, 1, 2, 0, 1]]
+    y = torch.tensor([0, 0, 1, 1, 2, 2, 3])
+    found, wanted = (corners.clone().requires_grad_() for _ in range(2))
+    loss = batch_hard_triplet_loss(found, y, margin=margin)
+    apart = (wanted[:, None] - wanted[None]).square().sum(dim=2).clamp_min(1e-12).sqrt()
+    hinges = [apart[i][y == y[i]].max() - apart[i][y != y[i]].min() + margin for i in range(len(y))]
+    expected = torch.stack(hinges).clamp_min(0).mean()
+    close(loss, expected.item())
+    torch.testing.assert_close(torch.autograd.grad(loss, found), torch.autograd.grad(expected, wanted))
+
+
 @quick
 @given(SEEDS)
 def test_losses_of_tuples(seed: int) -> None:
