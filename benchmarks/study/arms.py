@@ -130,7 +130,7 @@ ARMS: dict[str, Arm] = {
 }
 
 LONGER = 4
-"""The finals of some arms are run again with so many times the epochs: does a verdict hold where the baseline is flat?"""
+"""The finals of some arms are run again with so many times the epochs: does a verdict outlive the short plan?"""
 LONG = ("none", "psd", "obd_sd", "msdf", "yu_relative", "yu_absolute", "aml_regression")
 
 

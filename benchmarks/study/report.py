@@ -189,7 +189,8 @@ def _gflops(record: Mapping[str, Any]) -> str:
 
 
 def _space_row(records: Records, arm: str) -> str:
-    spaces = [record["space"] for record in records.values() if record["arm"] == arm and "space" in record]
+    finals = [record for record in records.values() if record["arm"] == arm and record["stage"] == "final"]
+    spaces = [record["space"] for record in finals if "space" in record]
     if len(spaces) < SEEDS:
         return f"| `{arm}` | not measured yet | |"
     ends = [t_interval([space[key] for space in spaces]) for key in ("density", "spectral_decay")]
