@@ -44,7 +44,7 @@ bench: install
 
 # Learning curves anew (an hour of one core; resumes), the searchers replayed on them, docs/search.md made again.
 search-curves: install
-	$(BIN)/python -m benchmarks.search.record && $(BIN)/python -m benchmarks.search.replay && $(BIN)/python -m benchmarks.search.report
+	$(BIN)/python -m benchmarks.search.record && $(BIN)/python -m benchmarks.search.record --tones && $(BIN)/python -m benchmarks.search.replay && $(BIN)/python -m benchmarks.search.report
 
 # Resumes where it stopped; its page stands beside its records. docs/results.md was made from the records in benchmarks/study.
 study: install
