@@ -58,7 +58,13 @@ def deploy(folder: Path, wanted: Wanted, provenance: Mapping[str, Any] | None = 
     """
     network, info = load_model(folder)
     resolution, extra = int(info["resolution"]), dict(info["extra"])
-    files = real_pictures(folder, wanted)
+    files, source = real_pictures(folder, wanted)
+    calibrates = (wanted.format, wanted.precision) == ("onnx", "int8")
+    if calibrates and source in ("val", "test"):
+        raise ConfigError(
+            "format onnx, precision int8: its calibration wants training pictures, and the checkpoint's data set has none; give "
+            "--pictures DIR, or take another format (their int8 needs no calibration)"
+        )
     if not files and (wanted.format, wanted.precision) != ("safetensors", "fp32"):
         raise ConfigError(
             f"format {wanted.format}, precision {wanted.precision}: no real pictures to compare it on, the checkpoint's data set "
@@ -66,12 +72,13 @@ def deploy(folder: Path, wanted: Wanted, provenance: Mapping[str, Any] | None = 
         )
     images = _pixels(files, info) if files else _generated(resolution)
     few = images[:: max(1, len(images) // PARITY_PICTURES)][:PARITY_PICTURES]
-    calibrates = (wanted.format, wanted.precision) == ("onnx", "int8")
     network.eval()
     program, notes = make_program(
         network, wanted.format, wanted.precision, images=images if calibrates else few, resolution=resolution
     )
     notes["parity"] |= {"pictures": "real" if files else "generated: no real ones were here"}
+    if calibrates:
+        notes["calibration"] = {"pictures": len(images), "of": source}
     if wanted.precision != "fp32" and wanted.measured:
         notes["loss"] = loss_of(network, resolution, program, folder, wanted)
     kept = {name: (folder / name).read_bytes() for name in info["checksums"] if name not in (WEIGHTS, CARD, "README.md")}
@@ -82,24 +89,27 @@ def deploy(folder: Path, wanted: Wanted, provenance: Mapping[str, Any] | None = 
     return write_export(network, folder, program, told, resolution=resolution, files=kept | made)
 
 
-def real_pictures(folder: Path, wanted: Wanted) -> list[Path]:
-    """Up to `CALIBRATION_PICTURES` files, spread over the folder `wanted.pictures`, or over the checkpoint's data set.
+def real_pictures(folder: Path, wanted: Wanted) -> tuple[list[Path], str]:
+    """Up to `CALIBRATION_PICTURES` files, spread over the folder `wanted.pictures`, or over a part of the checkpoint's data set.
 
-    Empty where the data set is not here. Raises `DataError` for a folder without two pictures.
+    And what they are of: "--pictures", or "train" ("val" or "test" only where a data set has nothing else). Empty where the data
+    set is not here. Raises `DataError` for a folder without two pictures.
     """
     if wanted.pictures is not None:
         found = sorted(path for path in wanted.pictures.rglob("*") if path.suffix.lower() in SUFFIXES)
         if len(found) < 2:
             raise DataError(f"{wanted.pictures}: {len(found)} pictures in it, wanted at least 2 to compare on")
-        return _spread(found)
+        return _spread(found), "--pictures"
     config = evaluation_config(folder, wanted.changes)
     try:
         parts = split_parts(load_dataset(config.data), config.data)
     except DataError:
-        return []
-    # Pictures are looked at, not labels: no choice can be made by them, whichever part they are of.
-    part = parts.test or parts.val or parts.train
-    return _spread([Path(part.file(position)) for position in range(len(part)) if part.readable()[position]])
+        return [], ""
+    # int8 ranges are fitted to what is seen here: that makes it training, and the test part must not know of it.
+    name = "train" if len(parts.train) else "val" if parts.val else "test"
+    part = getattr(parts, name)
+    readable = part.readable()
+    return _spread([Path(part.file(position)) for position in range(len(part)) if readable[position]]), name
 
 
 def _spread(found: Sequence[Path]) -> list[Path]:

@@ -12,6 +12,7 @@ from dmkd.space import flatten
 from sweeps.shared import Shared
 
 if TYPE_CHECKING:
+    from dmkd.data.splits import Parts
     from tracking.runs import Run
 
 
@@ -50,6 +51,16 @@ def run_tags(config: Config) -> dict[str, str]:
         "dmkd.fold": str(config.data.fold),
         "dmkd.method": config.method.label,
     }
+
+
+def log_datasets(run: Run, settings: Config, parts: Parts) -> None:
+    """The parts of the data set that the run sees, by the fingerprint of the split; the test part where it is looked at."""
+    shown = {"training": parts.train, "validation": parts.val, "test": parts.test if settings.evaluation.test else None}
+    for context, part in shown.items():
+        if part is not None and len(part):
+            counts = {"pictures": len(part), "classes": len(set(part.labels.tolist())), "pictures_fingerprint": part.fingerprint}
+            name = f"{part.name} ({context})"
+            run.log_dataset(name, parts.fingerprint, context, source=str(settings.data.root or part.root), profile=counts)
 
 
 @lru_cache(maxsize=1)

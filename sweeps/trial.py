@@ -29,7 +29,7 @@ from sweeps.folder import (
     write_progress,
 )
 from sweeps.memory import Careful
-from sweeps.naming import environment, open_run
+from sweeps.naming import environment, log_datasets, open_run
 from sweeps.rows import settled
 from sweeps.shared import Shared
 from sweeps.signals import Notice, Preempted, grace
@@ -161,6 +161,8 @@ class Trial(tune.Trainable):
                 save_checkpoint(epoch, self.settings, self.folder / "checkpoint")
                 write_all_outcomes(epoch, self.settings, self.folder / "evaluation")
                 best = value
+            if first:
+                log_datasets(self.run, self.settings, epoch.training.parts)
             self.run.log(metrics, epoch.number, add_history(self.folder, epoch.number, metrics))
             self.progress = progressed(self.progress, epoch.number, metrics, value, best)
             write_progress(self.folder, self.progress)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from tracking import datasets
 from tracking.client import Unreachable, connect, creation_lock, find_or_make_experiment, translated
 from tracking.errors import Superseded, TrackingError
 from tracking.spool import Spool, now_ms
@@ -179,6 +180,8 @@ class Sender:
                 self._send_artifact(self.spool.folder / first["artifact"], first["folder"])
             elif "tags" in first:
                 self._send_tags(str(self.run_id), first["tags"])
+            elif "dataset" in first:
+                datasets.send(self.client, self.uri, str(self.run_id), first["dataset"])
             elif "status" in first:
                 self._finish(first["status"], first["reason"], first["time"])
 

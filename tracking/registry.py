@@ -19,7 +19,7 @@ from tracking.install import install
 from tracking.journal import check_names, deployed, journal, note, stack
 from tracking.places import absolute_uri, default_uri
 from tracking.refs import run_of, version_of
-from tracking.served import PLACE, check_served
+from tracking.served import check_served, place_of
 
 __all__ = ["Promotion", "deployed", "find", "journal", "promote", "pull", "rollback", "run_of"]
 
@@ -107,14 +107,17 @@ def _version_of(client: Any, run_id: str, name: str, promotion: Promotion) -> in
             raise
     if promotion.gallery_checkpoint is not None:
         client.log_artifacts(run_id, str(promotion.gallery_checkpoint), promotion.gallery["place"])
-    if promotion.served is not None:  # of a version that is there already, too: its stamp of the code is renewed
-        client.log_artifacts(run_id, str(promotion.served), PLACE)
-    same = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
-    if same:
-        return min(int(version.version) for version in same)
     run = client.get_run(run_id)
+    root = str(run.info.artifact_uri).rstrip("/")
+    same = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    first = min(same, key=lambda version: int(version.version), default=None)
+    place = place_of(name, first.source if first else None, root)
+    if promotion.served is not None:  # of a version that is there already, too: its stamp of the code is renewed
+        client.log_artifacts(run_id, str(promotion.served), place)
+    if first:
+        return int(first.version)
     tags = {key: value for key, value in run.data.tags.items() if key in COPIED}
-    source = f"{run.info.artifact_uri}/{CHECKPOINT if promotion.served is None else PLACE}"
+    source = f"{root}/{CHECKPOINT if promotion.served is None else place}"
     return int(client.create_model_version(name, source, run_id, tags=tags).version)
 
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tracking import datasets
 from tracking.client import Unreachable, connect, ensure_experiment, translated
 from tracking.courier import Courier, recover_all
 from tracking.delivery import MAX_VALUE, Sender, earliest
@@ -105,6 +106,10 @@ class Run:
             path = Path(folder) / place.name
             path.write_text(text, encoding="utf-8")
             self.log_artifact(path, "" if str(place.parent) == "." else str(place.parent))
+
+    def log_dataset(self, name: str, digest: str, context: str, *, source: str, profile: Mapping[str, object]) -> None:
+        """A data set as MLflow's run input, once however often it is told. Raises `TrackingError` for an unknown context."""
+        self._append(datasets.event(name, digest, context, source, profile))
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
         """Set tags; a later value replaces an earlier one."""

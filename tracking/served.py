@@ -20,7 +20,7 @@ from tracking.errors import TrackingError
 from tracking.places import local_folder
 
 PLACE = "pyfunc"
-"""Where in a run's artifacts the pyfunc model lies."""
+"""Where in a run's artifacts the pyfunc model lay when a run had one name; now each name has a folder: `place_of`."""
 LOADER = "mlflow.pyfunc.loaders.code_model"
 HELPERS = ("code/embed.py",)
 """What the code file imports, in the pyfunc model's folder."""
@@ -57,6 +57,14 @@ def save_served(deployable: Path, to: Path, *, helpers: Sequence[Path]) -> str:
         )
     _clean(to, CODE.name)
     return code_sha256([CODE, *helpers])
+
+
+def place_of(name: str, source: str | None = None, root: str = "") -> str:
+    """The folder, in a run's artifacts, of the pyfunc model of a name; that of an older version's `source` stays where it is.
+
+    One run promoted under two names has two: what is promoted anew under one must not change what the other was stamped with.
+    """
+    return PLACE if source is not None and source == f"{root.rstrip('/')}/{PLACE}" else f"{PLACE}-{name.replace(' ', '+')}"
 
 
 def code_sha256(files: Sequence[Path]) -> str:
@@ -115,25 +123,26 @@ def check_served(uri: str, version: Any) -> None:
     client = connect(uri)
     with translated(uri):
         root = str(client.get_run(version.run_id).info.artifact_uri).rstrip("/")
-    place = str(version.source or "").removeprefix(root).strip("/")
-    if place == "checkpoint":
+    if version.source == f"{root}/checkpoint":
         return
-    if place != PLACE or not str(version.source).startswith(root):
-        raise TrackingError(f"{name}: its source is {version.source!r}, wanted {root}/{PLACE} or {root}/checkpoint; refused")
+    place = place_of(version.name, version.source, root)
+    if version.source != f"{root}/{place}":
+        raise TrackingError(f"{name}: its source is {version.source!r}, wanted {root}/{place} or {root}/checkpoint; refused")
     with tempfile.TemporaryDirectory() as folder:
-        check_mlmodel(_text(uri, version.run_id, "MLmodel", Path(folder)), name)
+        check_mlmodel(_text(uri, version.run_id, f"{place}/MLmodel", Path(folder)), name)
         if wanted := dict(version.tags or {}).get(CODE_HASH):
-            _check_code(uri, version.run_id, Path(folder), str(wanted), name)
+            _check_code(uri, version.run_id, place, Path(folder), (str(wanted), name))
 
 
-def _check_code(uri: str, run_id: str, folder: Path, wanted: str, name: str) -> None:
+def _check_code(uri: str, run_id: str, place: str, folder: Path, told: tuple[str, str]) -> None:
     import yaml
 
-    flavor = yaml.safe_load(_text(uri, run_id, "MLmodel", folder))["flavors"]["python_function"]
+    wanted, name = told
+    flavor = yaml.safe_load(_text(uri, run_id, f"{place}/MLmodel", folder))["flavors"]["python_function"]
     code = PurePosixPath(flavor["model_code_path"]).name
     found = hashlib.sha256()
     for path in (code, *HELPERS):
-        found.update(_text(uri, run_id, path, folder).encode())
+        found.update(_text(uri, run_id, f"{place}/{path}", folder).encode())
     if found.hexdigest() != wanted:
         raise TrackingError(f"{name}: the code of its pyfunc model is not what was promoted; refused, nothing was loaded")
 
@@ -142,7 +151,7 @@ def _text(uri: str, run_id: str, path: str, folder: Path) -> str:
     client = connect(uri)
     with translated(uri):
         root = local_folder(client.get_run(run_id).info.artifact_uri)
-        here = root / PLACE / path if root else Path(client.download_artifacts(run_id, f"{PLACE}/{path}", str(folder)))
+        here = root / path if root else Path(client.download_artifacts(run_id, path, str(folder)))
     if here.is_symlink() or not here.is_file() or here.stat().st_size > 1_000_000:
-        raise TrackingError(f"runs:/{run_id}/{PLACE}/{path} is missing, a link, or too large; promote the run again")
+        raise TrackingError(f"runs:/{run_id}/{path} is missing, a link, or too large; promote the run again")
     return here.read_text(encoding="utf-8")

@@ -131,6 +131,10 @@ def report(folder: Path, made: dict[str, Any]) -> str:
             f"{runs['program']} ({extra['precision']}; any number of images of {size}): "
             f"within {parity['largest_difference']:.1e} of the network on {compared}"
         )
+        if runs["size"] != "any":
+            lines.append(f"of no other size: {runs['size_because']}; `dmkd evaluate` measures the network at others")
+        if told := extra.get("calibration"):
+            lines.append(f"int8 ranges are of {told['pictures']} pictures ({told['of']})")
         lines += [f"{key}: {value:.4f}" for key, value in extra.get("loss", {}).items() if isinstance(value, float)]
         lines.append(f"without dmkd: python {folder}/embed.py PICTURE...; python {folder}/search.py --help")
     return "\n".join([*lines, f"measure it again: dmkd evaluate --checkpoint {folder}"])

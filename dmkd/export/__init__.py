@@ -28,6 +28,9 @@ __all__ = ["FORMATS", "PARITY", "PRECISIONS", "ExportError", "Program", "export"
 _log = logging.getLogger("dmkd")
 PARITY = {"fp32": 1e-4, "fp16": 5e-3, "int8": 1e-4}
 """Largest difference of any number of an embedding that counts as the same network, in the arithmetic of each precision."""
+SAME_PADDING = 'its padding depends on the size (TensorFlow\'s "same")'
+NO_EXPORT = "the exporter made no program of any size of it"
+"""Why a program takes images of one size: `runs.size_because` of model.json."""
 FORMATS: dict[str, Callable[[Embeds, EmbeddingNet, Tensor, bool], Program]] = {"safetensors": graph, "onnx": onnx, "pt2": pt2}
 """The maker of each format's program, from the rounded network, the network, pictures, and whether sizes are to be free."""
 
@@ -72,6 +75,8 @@ def make_program(
         model, images = rounded(net, precision), images.float().cpu()
         program, compared = _made(model, net, images, format)
         told = {"program": program.file, "size": "any" if program.sized else resolution, "batch": "any"}
+        if not program.sized:
+            told["size_because"] = NO_EXPORT if may_be_sized(net) else SAME_PADDING
         return program, {"format": format, "precision": precision, "runs": told, "parity": compared}
     finally:
         net.train(was_training)

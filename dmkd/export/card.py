@@ -57,7 +57,9 @@ def _use(notes: Mapping[str, Any]) -> list[str]:
     runs = notes.get("runs")
     if not runs:
         return []
-    size = "of any size" if runs["size"] == "any" else f"of {runs['size']} x {runs['size']} px"
+    size = "of any size"
+    if runs["size"] != "any":
+        size = f"of {runs['size']} x {runs['size']} px alone ({runs.get('size_because', 'as it was exported')})"
     needs = "onnxruntime" if str(runs["program"]).endswith(".onnx") else "torch"
     return [
         "## Use",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import faiss
@@ -138,6 +139,28 @@ def test_a_smaller_precision_comes_with_its_loss_of_recall(kind, made, pictures,
     assert loss[f"recall_at_1, {precision}"] == pytest.approx(naive_recall(small, small, labels))
     assert loss[f"recall_at_1, {precision} queries, fp32 gallery"] == pytest.approx(naive_recall(small, whole, labels))
     assert f"What {precision} costs" in (tmp_path / "out" / "README.md").read_text()
+
+
+@NEEDS_ONNX
+def test_int8_ranges_are_of_training_pictures_and_of_no_test_picture(made, pictures, tmp_path):
+    """The test pictures are swapped for others: not a byte of the model changes; it does when training pictures are."""
+    shutil.copytree(pictures, tmp_path / "pictures")
+    unseen = {path.relative_to(pictures) for path in held_out(pictures)[0]}
+    command = ["pull", str(made), "--format", "onnx", "--precision", "int8", "--unmeasured"]
+    command += ["--set", f"data.root={tmp_path / 'pictures'}"]
+
+    def model(name: str) -> bytes:
+        main([*command, "--to", str(tmp_path / name)])
+        return (tmp_path / name / "model.onnx").read_bytes()
+
+    before = model("before")
+    told = json.loads((tmp_path / "before" / "model.json").read_text())["extra"]
+    assert told["calibration"]["of"] == "train"
+    everything = {path.relative_to(pictures) for path in pictures.rglob("*.png")}
+    for name, part in {"test": unseen, "train": everything - unseen}.items():
+        for path in part:
+            Image.new("RGB", (40, 40), "black").save(tmp_path / "pictures" / path)
+        assert (model(name) == before) is (name == "test")
 
 
 def test_without_real_pictures_nothing_is_said_to_be_compared_on_them(made, tmp_path, capsys, pictures):

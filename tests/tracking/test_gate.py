@@ -145,7 +145,7 @@ def test_mlflow_serves_the_version(database, pictures, tmp_path):  # noqa: F811
     """Models-from-code over safetensors: no pickle in it, no path of this machine, and the network's own embeddings out."""
     run_id = run(database, checkpoint(network(), tmp_path / "a", pictures), "a")
     main(["promote", f"runs:/{run_id}", "--as", "m", "--tracking-uri", database])
-    place = tmp_path / "mlartifacts" / "e" / run_id / "artifacts" / "pyfunc"
+    place = tmp_path / "mlartifacts" / "e" / run_id / "artifacts" / "pyfunc-m"
     kept = [path for path in place.rglob("*") if path.is_file()]
     assert not [path for path in kept if str(tmp_path).encode() in path.read_bytes()]
     assert not [path for path in kept if path.read_bytes()[:1] == b"\x80" or path.suffix == ".pkl"]

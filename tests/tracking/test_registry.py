@@ -22,6 +22,7 @@ from tracking.leaderboard import leaderboard
 from tracking.places import take_lock
 from tracking.registry import Promotion, deployed, describe, find, journal, promote, pull, rollback
 from tracking.runs import load_runs, log_run
+from tracking.served import CODE_HASH, LOADER, place_of
 
 
 def checkpoint(folder: Path, value: float = 1.0) -> Path:
@@ -369,3 +370,42 @@ def test_a_journal_of_before_there_were_gates_is_still_read(database, tmp_path):
     first = journal("m", uri=database)[0]
     assert first["time"] == 5
     assert "unknown" in describe(first)
+
+
+def pyfunc(folder: Path, code: str) -> tuple[Path, str]:
+    """A pyfunc model as promotion writes it, whose code is `code`, and the stamp of what it runs."""
+    (folder / "code").mkdir(parents=True)
+    (folder / "serve.py").write_text(code)
+    (folder / "code" / "embed.py").write_text("")
+    flavor = {"loader_module": LOADER, "model_code_path": "serve.py", "artifacts": {}}
+    (folder / "MLmodel").write_text(json.dumps({"flavors": {"python_function": flavor}}))
+    return folder, hashlib.sha256(code.encode()).hexdigest()
+
+
+def test_one_run_under_two_names_has_two_pyfunc_models(uri, tmp_path):
+    """What is promoted later, by a later dmkd, does not spoil what was promoted under another name before."""
+    run_id = logged(uri, checkpoint(tmp_path / "made"))
+    mine, theirs = (f"m {time.time_ns()}", f"n{time.time_ns()}")
+    for number, name in enumerate((mine, theirs, mine)):
+        folder, stamp = pyfunc(tmp_path / f"served{number}", f"code = {number}")
+        promote(run_id, name, uri=uri, promotion=Promotion(served=folder, stamps={CODE_HASH: stamp}))
+    for name in (mine, theirs):
+        assert (pull(f"models:/{name}@champion", tmp_path / name, uri) / "weights.safetensors").is_file()
+    client = connect(uri)
+    sources = {str(client.get_model_version(name, "1").source) for name in (mine, theirs)}
+    assert len(sources) == 2
+    # Another name's code in its place is refused still.
+    client.log_artifact(run_id, str(tmp_path / "served1" / "serve.py"), place_of(mine))
+    with pytest.raises(TrackingError, match="not what was promoted"):
+        pull(f"models:/{mine}@champion", tmp_path / "again", uri)
+
+
+def test_a_version_whose_pyfunc_model_lies_where_it_used_to_is_renewed_there(database, tmp_path):
+    run_id = logged(database, checkpoint(tmp_path / "made"))
+    client = connect(database)
+    client.create_registered_model("m")
+    client.create_model_version("m", f"{client.get_run(run_id).info.artifact_uri}/pyfunc", run_id)
+    folder, stamp = pyfunc(tmp_path / "served", "code = 1")
+    assert promote(run_id, "m", uri=database, promotion=Promotion(served=folder, stamps={CODE_HASH: stamp})) == 1
+    assert (tmp_path / "mlartifacts" / "e" / run_id / "artifacts" / "pyfunc" / "serve.py").read_text() == "code = 1"
+    assert pull("models:/m@champion", tmp_path / "to", database)
