@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from dmkd.cli import main
+from dmkd.deployment import Wanted, real_pictures
 from dmkd.models.saved import load_model
 from dmkd.run import evaluate_checkpoint
 from tests.deploy.world import checkpoint, embedded, held_out, naive_recall, network, run_bare
@@ -161,6 +162,15 @@ def test_int8_ranges_are_of_training_pictures_and_of_no_test_picture(made, pictu
         for path in part:
             Image.new("RGB", (40, 40), "black").save(tmp_path / "pictures" / path)
         assert (model(name) == before) is (name == "test")
+
+
+def test_what_a_program_is_made_by_is_of_the_training_part(made, pictures, tmp_path):
+    found, part = real_pictures(made, Wanted())
+    unseen = {path.resolve() for path in held_out(pictures)[0]}
+    assert part == "train"
+    assert {path.resolve() for path in found} == {path.resolve() for path in pictures.rglob("*.png")} - unseen
+    assert real_pictures(made, Wanted(pictures=pictures))[1] == "--pictures"
+    assert real_pictures(made, Wanted(changes={"data.root": str(tmp_path / "nowhere")})) == ([], "")
 
 
 def test_without_real_pictures_nothing_is_said_to_be_compared_on_them(made, tmp_path, capsys, pictures):
