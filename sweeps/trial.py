@@ -31,6 +31,7 @@ from sweeps.folder import (
 from sweeps.memory import Careful
 from sweeps.naming import environment, log_datasets, open_run
 from sweeps.rows import settled
+from sweeps.share import keep_to_share
 from sweeps.shared import Shared
 from sweeps.signals import Notice, Preempted, grace
 from sweeps.stopwatch import costs
@@ -74,10 +75,7 @@ class Trial(tune.Trainable):
             self._failed(error)
 
     def _open(self, job: Mapping[str, Any]) -> None:
-        import torch
-
-        resources = self.trial_resources
-        torch.set_num_threads(int(resources.required_resources.get("CPU", 1)) if resources else 1)
+        keep_to_share(self.trial_resources)
         self.settings = settings = settled(override(self.shared.base, job["values"]))
         self.progress |= read_progress(self.folder)
         if done := read_done(self.folder):  # it ended, but its driver died before it heard so

@@ -1,0 +1,26 @@
+"""A trial's share of its node: the CPU threads and the GPU memory that its worker keeps to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dmkd.packing import RESERVE
+
+if TYPE_CHECKING:
+    from ray.tune import PlacementGroupFactory
+
+
+def memory_share(gpus: float) -> float:
+    """Share of a card's memory for a trial that asks for `gpus` (0 to 1) of one: as many as fit fill it but for the reserve."""
+    return (1 - RESERVE) / int(1 / gpus) if 0 < gpus < 1 else 1.0
+
+
+def keep_to_share(resources: PlacementGroupFactory | None) -> None:
+    """Hold this worker to what Ray gave its trial, so that it runs out of memory by itself and not its neighbours."""
+    import torch
+
+    given = resources.required_resources if resources else {}
+    torch.set_num_threads(int(given.get("CPU", 1)))
+    gpus = float(given.get("GPU", 0.0))
+    if 0 < gpus < 1 and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(memory_share(gpus))

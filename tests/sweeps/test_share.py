@@ -1,0 +1,48 @@
+"""A worker keeps to its share of a card, at PyTorch's boundary: no GPU is needed to see what is asked for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ray.tune import PlacementGroupFactory
+
+from dmkd.packing import RESERVE
+from sweeps.share import keep_to_share
+from sweeps.trial import Trial
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """The shares that PyTorch was asked to hold this process to, on a machine that has a GPU."""
+    asked: list[float] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", asked.append)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    return asked
+
+
+@pytest.mark.parametrize(("gpus", "trials"), [(0.5, 2), (0.3333, 3), (0.25, 4), (0.2, 5), (0.3, 3), (0.6, 1)])
+def test_as_many_as_fit_leave_the_reserve(held, gpus, trials):
+    keep_to_share(PlacementGroupFactory([{"CPU": 1, "GPU": gpus}]))
+    assert held == [pytest.approx((1 - RESERVE) / trials)]
+    assert trials * gpus <= 1 < (trials + 1) * gpus
+
+
+def test_a_whole_card_or_none_has_no_limit(held, monkeypatch):
+    for given in ({"CPU": 1, "GPU": 1}, {"CPU": 1}):
+        keep_to_share(PlacementGroupFactory([given]))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    keep_to_share(PlacementGroupFactory([{"CPU": 1, "GPU": 0.5}]))
+    assert not held
+
+
+def test_a_trial_keeps_to_its_share_before_it_builds_anything(held):
+    class Bare(Trial):
+        trial_resources = PlacementGroupFactory([{"CPU": 1, "GPU": 0.25}])
+
+        def __init__(self) -> None:
+            pass
+
+    with pytest.raises(AttributeError, match="shared"):
+        Bare()._open({"values": {}})
+    assert held == [pytest.approx((1 - RESERVE) / 4)]
