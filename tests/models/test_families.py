@@ -64,6 +64,18 @@ def test_each_gives_a_map_with_the_shape_of_its_images(family: str) -> None:
     torch.testing.assert_close(square.embedding.norm(dim=1), torch.ones(2))
 
 
+def spread(net: EmbeddingNet, images: Tensor) -> None:
+    """Batch-norm takes the statistics of `images`: with those of nothing, a deep random network maps all to one point."""
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    with torch.no_grad():
+        net(images)
+    for norm in norms:
+        norm.eval()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_takes_a_distillation_step(family: str) -> None:
     """Yu's relative teacher and the triplet loss: finite, and the gradient reaches all that an embedding depends on."""
@@ -78,6 +90,7 @@ def test_each_takes_a_distillation_step(family: str) -> None:
             return batch_hard_triplet_loss(x, labels, margin=0.5)
 
     objective = METHODS["yu"]().build(shapes, lambda dim: Triplet())
+    spread(net, images)
     features = net(images)
     with torch.no_grad():
         target = teacher(images)
