@@ -13,6 +13,11 @@ WORTH = 1.05
 """A further trial on a GPU is worth it where all together become faster by this factor."""
 
 
+def memory_share(trials: int) -> float:
+    """Share of a GPU's memory that each of so many trials on it may take."""
+    return (1 - RESERVE) / trials
+
+
 @dataclass(frozen=True)
 class Probe:
     """What the first steps of so many equal trials on one GPU took."""
@@ -61,4 +66,4 @@ def choose_packing(probes: Mapping[int, Probe], gpu_memory_mb: float) -> Packing
         fits = count * probes[count].memory_mb <= room
         if fits and probes[count].images_per_second >= WORTH * probes[best].images_per_second:
             best = count
-    return Packing(best, probes[best].images_per_second / probes[1].images_per_second, (1 - RESERVE) / best)
+    return Packing(best, probes[best].images_per_second / probes[1].images_per_second, memory_share(best))

@@ -71,7 +71,7 @@ class Guard(tune.Callback):
         Where it had not even begun, the cluster is in trouble: back off, for Tune would use up its attempts in seconds.
         """
         self._seen.pop(trial.trial_id, None)
-        key = str(trial.config.get("run", trial.config)["key"])
+        key = _key(trial)
         token = int((read_beat(self.folder / key / TOKEN) or {}).get("token", 0))
         if self._begun.get(trial.trial_id, 0) == token:
             print(f"  {key}: its worker ended before it began; trying again", file=sys.stderr, flush=True)
@@ -102,8 +102,11 @@ class Guard(tune.Callback):
         return self._looked - since > lost_after() + (0 if beats else silence())
 
     def _beat(self, trial: Any) -> int:
-        key = str(trial.config.get("run", trial.config)["key"])
-        return int((read_beat(self.folder / key / HEARTBEAT) or {}).get("beat", 0))
+        return int((read_beat(self.folder / _key(trial) / HEARTBEAT) or {}).get("beat", 0))
+
+
+def _key(trial: Any) -> str:
+    return str(trial.config.get("run", trial.config)["key"])
 
 
 def _kill(trial: Any) -> None:
@@ -123,7 +126,7 @@ class Reaper(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Its worker died for good."""
-        key = str(trial.config.get("run", trial.config)["key"])
+        key = _key(trial)
         threading.Thread(target=close_lost, args=(self.shared, key, LOST), name=f"reap {key}").start()
 
 

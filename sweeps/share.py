@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dmkd.packing import RESERVE
+from dmkd import packing
 
 if TYPE_CHECKING:
     from ray.tune import PlacementGroupFactory
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def memory_share(gpus: float) -> float:
     """Share of a card's memory for a trial that asks for `gpus` (0 to 1) of one: as many as fit fill it but for the reserve."""
-    return (1 - RESERVE) / int(1 / gpus) if 0 < gpus < 1 else 1.0
+    return packing.memory_share(int(1 / gpus)) if 0 < gpus < 1 else 1.0
 
 
 def keep_to_share(resources: PlacementGroupFactory | None) -> None:

@@ -63,18 +63,18 @@ def ready(records: Records, names: list[str], folder: Path) -> Iterator[Job]:
     for arm in names:
         if not ARMS[arm].teacher or teacher_folder(folder, "tune").is_dir():
             yield from _open(records, _tuning(arm, ARMS[arm], TRIALS))
-        best = chosen(records, arm, TRIALS, selection_role(ARMS[arm].config))
-        if best is not None and (not ARMS[arm].teacher or teacher_folder(folder, "final").is_dir()):
-            yield from _open(records, _finals(arm, best, ["final"] + ["curve"] * (arm == "none")))
+        yield from _open(records, _finals(records, arm, folder, ["final"] + ["curve"] * (arm == "none")))
     if teacher_folder(folder, "final").is_dir():
         yield from _open(records, [Job(name, "reference", 0, 0) for name in REFERENCES])
     for arm in (name for name in LONG if name in names):
-        best = chosen(records, arm, TRIALS, selection_role(ARMS[arm].config))
-        if best is not None and (not ARMS[arm].teacher or teacher_folder(folder, "final").is_dir()):
-            yield from _open(records, _finals(arm, best, ["long"] + ["long_curve"] * (arm == "none")))
+        yield from _open(records, _finals(records, arm, folder, ["long"] + ["long_curve"] * (arm == "none")))
 
 
-def _finals(arm: str, best: dict[str, Any], stages: list[str]) -> list[Job]:
+def _finals(records: Records, arm: str, folder: Path, stages: list[str]) -> list[Job]:
+    """Every seed of the stages with the values that the tuning chose; none yet where trials or the teacher are missing."""
+    best = chosen(records, arm, TRIALS, selection_role(ARMS[arm].config))
+    if best is None or (ARMS[arm].teacher and not teacher_folder(folder, "final").is_dir()):
+        return []
     values = tuple(best["values"].items())
     return [Job(arm, stage, best["trial"], seed, values) for stage in stages for seed in range(SEEDS)]
 
