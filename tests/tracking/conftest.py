@@ -71,6 +71,12 @@ def server(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         process.wait(120)
 
 
+@pytest.fixture(params=["database", "server"])
+def uri(request: pytest.FixtureRequest) -> str:
+    """A database, then a server."""
+    return str(request.getfixturevalue(request.param))
+
+
 class Line:
     """A telephone line to the server that can be cut: while it is down, nothing listens on its port."""
 

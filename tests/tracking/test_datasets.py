@@ -38,11 +38,6 @@ def inputs(uri: str, run_id: str) -> list[tuple[str, str, str, int]]:
 WANTED = sorted((f"signs ({context})", "0123456789abcdef", context, count) for context, count in PARTS.items())
 
 
-@pytest.fixture(params=["database", "server"])
-def uri(request) -> str:
-    return str(request.getfixturevalue(request.param))
-
-
 def test_a_run_shows_each_part_once_even_if_it_is_told_again_by_the_next_process(uri):
     experiment = f"datasets/{time.time_ns()}"
     for _ in range(2):

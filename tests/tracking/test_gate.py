@@ -17,8 +17,8 @@ import pytest
 from dmkd.cli import main
 from tests.deploy.conftest import pictures  # noqa: F401  (the fixture)
 from tests.deploy.world import checkpoint, embedded, held_out, naive_recall, network
+from tests.tracking.checkpoints import logged
 from tests.tracking.conftest import free_port
-from tests.tracking.test_registry import logged
 from tracking.client import connect
 from tracking.registry import journal
 

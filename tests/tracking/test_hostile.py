@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.tracking.test_registry import checkpoint, logged
+from tests.tracking.checkpoints import checkpoint, logged
 from tracking.client import connect
 from tracking.errors import TrackingError
 from tracking.registry import promote, pull

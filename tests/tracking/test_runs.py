@@ -32,11 +32,6 @@ def spools(state: Path) -> list[Path]:
     return sorted((state / "spool").glob("*"))
 
 
-@pytest.fixture(params=["database", "server"])
-def uri(request) -> str:
-    return str(request.getfixturevalue(request.param))
-
-
 def test_everything_arrives(uri, state, tmp_path):
     experiment = f"everything/{time.time_ns()}"
     (tmp_path / "made" / "deep").mkdir(parents=True)
