@@ -1,21 +1,13 @@
-"""Pictures to embeddings with what lies in this folder; needs numpy, pillow, and torch (graph.pt2, model.pt2) or onnxruntime.
-
-python embed.py PICTURE... [--out embeddings.npy]
-"""
-
-from __future__ import annotations
+"""python embed.py PICTURE... [--out embeddings.npy]; needs numpy, pillow, and torch (graph.pt2, model.pt2) or onnxruntime."""
 
 import argparse
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-
-KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I8": "i1"}
 
 
 class Embedder:
@@ -26,7 +18,7 @@ class Embedder:
         self.info: dict[str, Any] = json.loads((self.folder / "model.json").read_text(encoding="utf-8"))
         self.run = self._program(self.info["extra"]["runs"]["program"])
 
-    def __call__(self, pictures: Sequence[Any], batch: int = 32) -> np.ndarray[Any, Any]:
+    def __call__(self, pictures: list[Any], batch: int = 32) -> np.ndarray[Any, Any]:
         """`pictures` are paths, open files, or PIL images; `batch` of them are computed at a time."""
         parts = [pictures[at : at + batch] for at in range(0, len(pictures), batch)]
         return np.concatenate([self.run(np.stack([self.pixels(picture) for picture in part])) for part in parts])
@@ -38,32 +30,30 @@ class Embedder:
         width, height = (int(short * side / min(image.size)) for side in image.size)
         left, top = round((width - size) / 2), round((height - size) / 2)
         image = image.resize((width, height), Image.Resampling[steps["interpolation"].upper()])
-        image = image.crop((left, top, left + size, top + size))
-        return np.asarray(image, np.float32).transpose(2, 0, 1) / np.float32(255)
+        return np.asarray(image.crop((left, top, left + size, top + size)), np.float32).transpose(2, 0, 1) / np.float32(255)
 
     def _program(self, name: str) -> Any:
         for file in {name, "weights.safetensors"} & set(self.info["checksums"]):
             if hashlib.sha256((self.folder / file).read_bytes()).hexdigest() != self.info["checksums"][file]:
                 raise SystemExit(f"{self.folder / file}: damaged or altered; pull it again")
         if name.endswith(".onnx"):
-            import onnxruntime
+            from onnxruntime import InferenceSession, get_available_providers
 
-            session = onnxruntime.InferenceSession(self.folder / name, providers=onnxruntime.get_available_providers())
+            session = InferenceSession(self.folder / name, providers=get_available_providers())
             return lambda images: session.run(["embedding"], {"images": images})[0]
         import torch
 
         program: Any = torch.export.load(self.folder / name).module()
-        weights = [self._weights(torch)] if name == "graph.pt2" else []
+        weights = [{key: torch.from_numpy(array) for key, array in self._arrays()}] if name == "graph.pt2" else []
         return lambda images: program(*weights, torch.from_numpy(images)).detach().numpy()
 
-    def _weights(self, torch: Any) -> dict[str, Any]:
-        content = np.fromfile(self.folder / "weights.safetensors", np.uint8)
-        start = 8 + int.from_bytes(content[:8].tobytes(), "little")  # a JSON header, then the bytes of the tensors
-        weights = {}
-        for name, at in sorted(json.loads(content[8:start].tobytes()).items()):
+    def _arrays(self) -> Any:
+        content = bytearray((self.folder / "weights.safetensors").read_bytes())
+        start = 8 + int.from_bytes(content[:8], "little")  # a JSON header, then the bytes of the tensors
+        for key, at in sorted(json.loads(content[8:start]).items()):
             first, last = (start + offset for offset in at["data_offsets"])
-            weights[name] = torch.from_numpy(content[first:last].copy().view(KINDS[at["dtype"]]).reshape(at["shape"]))
-        return weights
+            kind = np.dtype(f"<{at['dtype'][0].lower()}{int(at['dtype'][1:]) // 8}")  # F32 is NumPy's <f4
+            yield key, np.frombuffer(content[first:last], kind).reshape(at["shape"])
 
 
 def rgb(picture: Any) -> Image.Image:
@@ -81,6 +71,5 @@ if __name__ == "__main__":
     parser.add_argument("pictures", nargs="+", metavar="PICTURE")
     parser.add_argument("--out", default="embeddings.npy")
     options = parser.parse_args()
-    found = Embedder()(options.pictures)
-    np.save(options.out, found)
+    np.save(options.out, found := Embedder()(options.pictures))
     print(f"{options.out}: {len(found)} pictures, {found.shape[1]} numbers each")
