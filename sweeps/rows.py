@@ -90,12 +90,27 @@ def final_rows(definition: Definition, best: Mapping[str, Values], teacher: str,
 
 
 def _undistilled(definition: Definition, seeds: int, teacher: str) -> list[Row]:
-    """The same network and loss without a teacher, on the same augmentation and batches (one view of an image, no tuples)."""
+    """The same network and loss without a teacher: the same augmentation, one view of an image; the same batches, but of pairs."""
     method = definition.base.method
     views = dataclasses.replace(method.views, per_image=1, coupled=True, mixup=0.0, teacher=True)
-    plain = MetricLearning(views=views, batches=method.batches if method.batches.kind != "tuples" else Batches())
+    plain = MetricLearning(views=views, batches=_paired(method.batches, method.views.per_image))
     start = {"student.checkpoint": ""} if definition.base.student.checkpoint == "teacher" else {}
     return [Row("undistilled", {"method": plain} | start, seeds, "undistilled")]
+
+
+def _paired(batches: Batches, views: int) -> Batches:
+    """Batches for a loss that wants two pictures of a class, which plain ones hardly ever have.
+
+    Of plain batches: as many steps, and where their number is given as many pictures a step as the method's views are.
+    """
+    if batches.kind == "tuples":
+        return Batches()
+    if batches.kind == "classes":
+        return batches
+    size = batches.size * (views if batches.iterations else 1)
+    # Without replacement and a number of steps an epoch would be one pass over the classes, not over the pictures.
+    more = {"images_per_class": 2, "size": size + size % 2, "replacement": not batches.iterations}
+    return dataclasses.replace(batches, kind="classes", **more)  # type: ignore[arg-type]
 
 
 def _untrained(definition: Definition, seeds: int, teacher: str) -> list[Row]:

@@ -8,6 +8,9 @@ import pytest
 
 from dmkd.checkpoint import save_model
 from dmkd.config import Config
+from dmkd.data.batches import Batches
+from dmkd.data.samplers import epoch_length
+from dmkd.data.views import Views
 from dmkd.distill.base import Plan
 from dmkd.distill.obd_sd import ObdSd
 from dmkd.distill.raml import Raml
@@ -195,6 +198,19 @@ def test_reference_rows_of_a_student_that_starts_from_its_teacher_stand_on_their
     assert rows["undistilled"].student.checkpoint == rows["untrained"].student.checkpoint == ""
     assert rows["teacher"].student.checkpoint == "t"
     assert rows[""].student.checkpoint == "teacher"
+
+
+@pytest.mark.parametrize("iterations", [7, 0])
+def test_the_undistilled_reference_of_plain_batches_learns_from_pairs(base, iterations):
+    """RAML's random pictures would leave a metric loss without positives, and its views are most of the pictures it sees."""
+    plain = Batches(kind="plain", size=9, images_per_class=1, replacement=False, drop_last=False, iterations=iterations)
+    method = Raml(batches=plain, views=Views(per_image=3))
+    rows = final_rows(Definition("x", override(base, {"method": method})), {}, "")
+    (made,) = [override(base, row.values).method for row in rows if row.reference == "undistilled"]
+    assert (made.name, made.views.per_image) == ("metric_learning", 1)
+    assert (made.batches.kind, made.batches.images_per_class) == ("classes", 2)
+    assert made.batches.size == (28 if iterations else 10)
+    assert epoch_length(made.batches, 100, 20) == (iterations or 10)
 
 
 def test_trial_0_beyond_the_bound_is_a_reference(base, teacher):
