@@ -90,7 +90,7 @@ def final_rows(definition: Definition, best: Mapping[str, Values], teacher: str,
 
 
 def _undistilled(definition: Definition, seeds: int, teacher: str) -> list[Row]:
-    """The same network and loss without a teacher: the same augmentation, one view of an image; the same batches, but of pairs."""
+    """The same network and loss without a teacher: same augmentation (one view of an image), same batches, but of pairs."""
     method = definition.base.method
     views = dataclasses.replace(method.views, per_image=1, coupled=True, mixup=0.0, teacher=True)
     plain = MetricLearning(views=views, batches=_paired(method.batches, method.views.per_image))
