@@ -1,27 +1,33 @@
-"""Which runs are one candidate: grouping by configuration, search with final stage, protocol by protocol. Pure."""
+"""Which runs are one candidate: grouping by configuration, search with final stage, protocol by protocol. Pure.
+
+A candidate is a row of a frame: everything a leaderboard says of the runs themselves is computed a column at a time, since a
+board of thousands of rows is made again at every look.
+"""
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import polars as pl
 
 FINISHED = "FINISHED"
-NEEDED = ("run_id", "experiment", "experiment_id", "status", "start_time", "metrics.test_looks")
-PREFIXES = ("tags.dmkd.", "metrics.model/", "metrics.cost/")
-PARAMS = ("student.dim", "student.resolution", "student.backbone", "teacher.resolution")
-"""What of the runs a row is made from; all else of them is looked up where it is asked for."""
 AT = "_at"
-"""The place of a run in the frame that it comes from."""
-LATENCY = ("metrics.model/latency_ms", "metrics.cost/latency_ms")
-
-Row = dict[str, Any]
+"""The place of a candidate's first run in the frame that it comes from."""
+TAGS = (
+    *("row", "config_hash", "stage", "protocol", "sweep", "seed", "fold", "method", "reference", "status_reason", "commit"),
+    *("published", "label", "published_rule", "rule", "not_comparable"),
+)
+STATED = ("published", "label", "published_rule", "rule", "not_comparable")
+"""Tags that a candidate's final runs state where it has any; else any of its runs."""
+TEXTS = ("run_id", "experiment", "experiment_id", "status", "start_time")
+PARAMS = ("student.dim", "student.resolution", "student.backbone", "teacher.resolution")
+METRICS = (
+    *("test_looks", "model/gflops", "model/parameters", "model/dim", "model/latency_ms", "cost/latency_ms"),
+    *("cost/gpu_seconds", "cost/train_seconds"),
+)
+"""What of the runs a row is made from; all else of them is looked up where it is asked for."""
 
 
 class Piece(NamedTuple):
@@ -30,194 +36,204 @@ class Piece(NamedTuple):
     config_hash: str
     validation: str | None
     test: str | None
-    runs: list[Row]
+    runs: list[int]
+    """Their places in the table of runs, the earliest first: those of the search, then those of the final stage."""
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One configuration under one protocol: its counted runs (`search`, `final`), and all of its `runs`."""
+def candidates(runs: pl.DataFrame, select_by: str, report: str) -> pl.DataFrame:
+    """Every candidate in `runs`, in order of its first run. Parent runs of sweeps, which have no configuration, are left out.
 
-    config_hash: str
-    own_protocol: str
-    protocol: str
-    search: tuple[Row, ...]
-    final: tuple[Row, ...]
-    runs: tuple[Row, ...]
-    measured: bool
+    Columns: what `tracking.columns` names of the runs themselves; `selected` and `reported`, the scores (lists of float64) of
+    the counted runs, whose ids are `search_runs` and `final_runs`; `sweeps` (a list); the tags in `STATED`; `measured`: whether
+    there is a score, or may still be one; and `_at`.
+    """
+    import polars as pl
 
-    @cached_property
-    def known(self) -> Row:
-        """Of every column what the earliest run has that logged it."""
-        if len(self.runs) == 1:
-            return self.runs[0]
-        return {key: value for run in reversed(self.runs) for key, value in run.items() if value is not None}
-
-    @cached_property
-    def method(self) -> str:
-        """The tag `dmkd.method`."""
-        return str(self._first("tags.dmkd.method") or "run")
-
-    @cached_property
-    def reference(self) -> str | None:
-        """What the row is there to be compared with (untrained, undistilled, teacher), or None."""
-        return self._first("tags.dmkd.reference") or None
-
-    def values(self, runs: Iterable[Row], metric: str) -> list[float]:
-        """A metric of those runs that logged it."""
-        return [run[f"metrics.{metric}"] for run in runs if run.get(f"metrics.{metric}") is not None]
-
-    def facts(self) -> Row:
-        """What a leaderboard row says of the runs themselves."""
-        hours = {kind: self._total(f"cost/{kind}_seconds") / 3600 for kind in ("gpu", "train")}
-        return {
-            "config_hash": self.config_hash,
-            "protocol": self.protocol,
-            "method": self.method,
-            "reference": self.reference,
-            "status": self._status(),
-            "runs": len(self.runs),
-            "failed": sum(run["status"] == "FAILED" for run in self.runs),
-            "test_looks": self._looks(),
-            "gflops": self._first("metrics.model/gflops"),
-            "parameters": self._first("metrics.model/parameters"),
-            "dim": self._first("metrics.model/dim") or number(self._first("params.student.dim")),
-            "resolution": number(self._first("params.student.resolution")),
-            "backbone": self._first("params.student.backbone"),
-            "latency_ms": next((self._first(column) for column in LATENCY if self._first(column) is not None), None),
-            "gpu_hours": hours["gpu"],
-            "cpu_hours": hours["train"] - hours["gpu"],
-            "commit": self._first("tags.dmkd.commit"),
-            "run_id": self._representative(),
-            "experiment": self._first("experiment"),
-            "experiment_id": self._first("experiment_id"),
-            "search_runs": [run["run_id"] for run in self.search],
-            "final_runs": [run["run_id"] for run in self.final],
+    table = _table(runs, select_by, report)
+    pieces = _pieces(table)
+    places = [place for piece in pieces for place in piece.runs]
+    numbers = [number for number, piece in enumerate(pieces) for _ in piece.runs]
+    long = table[places].with_columns(pl.Series("piece", numbers, pl.UInt32)).with_row_index("place")
+    long = _marked(long)
+    tables = _tables(pieces)
+    own = [piece.validation if piece.validation is not None else piece.test or "" for piece in pieces]
+    frame = pl.DataFrame(
+        {
+            "piece": pl.Series(range(len(pieces)), dtype=pl.UInt32),
+            "config_hash": pl.Series([piece.config_hash for piece in pieces], dtype=pl.String),
+            "own_protocol": pl.Series(own, dtype=pl.String),
+            "protocol": pl.Series([tables[piece.validation, piece.test] for piece in pieces], dtype=pl.String),
         }
-
-    def gallery_resolution(self, role: str) -> float | None:
-        """Pixels of the gallery's pictures: the teacher's where it embeds them, if the runs say so; else the student's."""
-        if role != "asymmetric":
-            return number(self._first("params.student.resolution"))
-        return number(self._first("params.teacher.resolution")) or None
-
-    @property
-    def sweeps(self) -> set[str]:
-        """The sweeps that its runs belong to."""
-        return {str(run["tags.dmkd.sweep"]) for run in self.runs if run.get("tags.dmkd.sweep")}
-
-    @property
-    def at(self) -> int:
-        """The place of its first run in the frame that was read."""
-        return int(self.runs[0][AT])
-
-    def tags(self, *names: str) -> Row:
-        """Tags `dmkd.<name>` of the candidate's final runs, else of any (null: none has it)."""
-        runs = self.final or self.runs
-        if len(runs) == 1:
-            return {name: runs[0].get(f"tags.dmkd.{name}") or None for name in names}
-        return {name: next((run[f"tags.dmkd.{name}"] for run in runs if run.get(f"tags.dmkd.{name}")), None) for name in names}
-
-    def _first(self, column: str) -> Any:
-        return self.known.get(column)
-
-    def _total(self, metric: str) -> float:
-        return math.fsum(value for value in self.values(self.runs, metric) if math.isfinite(value))
-
-    def _looks(self) -> int:
-        """How often one seed's network has seen the test classes; more than 1: somebody looked again."""
-        looks: dict[Any, float] = defaultdict(float)
-        for run in self.runs:
-            looks[run.get("tags.dmkd.seed")] += run.get("metrics.test_looks") or 0
-        return int(max(looks.values()))
-
-    def _status(self) -> str:
-        if self.search or self.final:
-            return "finished"
-        reasons = [str(run.get("tags.dmkd.status_reason") or "") for run in self.runs]
-        return "pruned" if any(reason.startswith("pruned") for reason in reasons) else str(self.runs[0]["status"]).lower()
-
-    def _representative(self) -> str:
-        """The run whose checkpoint stands for the row: the final run of the lowest seed (a choice that no score has made)."""
-        chosen = min(
-            self.final or self.search or self.runs, key=lambda run: (number(run.get("tags.dmkd.seed")) or 0, run["run_id"])
-        )
-        return str(chosen["run_id"])
+    )
+    for part in (_facts(long), _scores(long), _looks(long), _stated(long), _representatives(long)):
+        frame = frame.join(part, on="piece", how="left", maintain_order="left")
+    return _completed(frame)
 
 
-def candidates(runs: pl.DataFrame, select_by: str, report: str) -> list[Candidate]:
-    """Every candidate in `runs`, in order of its first run. Parent runs of sweeps, which have no configuration, are left out."""
-    wanted = {*NEEDED, *(f"params.{name}" for name in PARAMS), f"metrics.{select_by}", f"metrics.{report}"}
-    kept = [name for name in runs.columns if name in wanted or name.startswith(PREFIXES)]
-    rows = runs.select(kept).with_row_index(AT).to_dicts()
-    by_hash: dict[str, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: (str(row.get("start_time")), row["run_id"])):
-        config_hash = row.get("tags.dmkd.row") or row.get("tags.dmkd.config_hash")
-        if config_hash:
-            by_hash[config_hash].append(row)
-    pieces = [piece for config_hash, members in by_hash.items() for piece in _by_protocol(config_hash, members)]
-    pairs = {(piece.validation, piece.test) for piece in pieces}
-    return [_candidate(piece, _table(piece, pairs), f"metrics.{select_by}", f"metrics.{report}") for piece in pieces]
+def _table(runs: pl.DataFrame, select_by: str, report: str) -> pl.DataFrame:
+    """The needed columns of the runs that have a configuration, the earliest run first; null where nobody logged a column."""
+    import polars as pl
+
+    wanted: dict[str, tuple[str, Any]] = {name: (name, None) for name in TEXTS}
+    wanted |= {name: (f"tags.dmkd.{name}", pl.String) for name in TAGS}
+    wanted |= {name: (f"params.{name}", pl.String) for name in PARAMS}
+    wanted |= {name: (f"metrics.{name}", pl.Float64) for name in METRICS}
+    wanted |= {"selected": (f"metrics.{select_by}", pl.Float64), "reported": (f"metrics.{report}", pl.Float64)}
+    known = set(runs.columns)
+    columns = [
+        (pl.col(column) if column in known else pl.lit(None, pl.String)).alias(name)
+        if dtype is None
+        else (pl.col(column) if column in known else pl.lit(None)).cast(dtype).alias(name)
+        for name, (column, dtype) in wanted.items()
+    ]
+    given = pl.when(pl.col("row") != "").then("row").otherwise("config_hash")
+    table = runs.select(columns).with_row_index(AT).with_columns(given.alias("row"), final=pl.col("stage").eq_missing("final"))
+    return table.filter(pl.col("row") != "").sort("start_time", "run_id", nulls_last=True)
 
 
-def _is_final(run: Row) -> bool:
-    return run.get("tags.dmkd.stage") == "final"
-
-
-def _by_protocol(config_hash: str, members: list[Row]) -> list[Piece]:
-    search, final = _split([run for run in members if not _is_final(run)]), _split([run for run in members if _is_final(run)])
-    if not search:
-        return [Piece(config_hash, None, protocol, runs) for protocol, runs in final.items()]
-    pieces = []
-    for validation, runs in search.items():
-        sweeps = {run.get("tags.dmkd.sweep") for run in runs}
-        own = {
-            test: [run for run in tested if len(search) == 1 or run.get("tags.dmkd.sweep") in sweeps]
-            for test, tested in final.items()
-        }
-        matched = [Piece(config_hash, validation, test, runs + tested) for test, tested in own.items() if tested]
-        pieces += matched or [Piece(config_hash, validation, None, runs)]
-    return pieces
-
-
-def _split(runs: list[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = defaultdict(list)
-    for run in runs:
-        found[run.get("tags.dmkd.protocol") or ""].append(run)
+def _pieces(table: pl.DataFrame) -> list[Piece]:
+    by_hash: dict[str, list[int]] = defaultdict(list)
+    for place, config_hash in enumerate(table["row"].to_list()):
+        by_hash[config_hash].append(place)
+    final, sweeps = table["final"].to_list(), table["sweep"].to_list()
+    protocols = table["protocol"].fill_null("").to_list()
+    found: list[Piece] = []
+    for config_hash, places in by_hash.items():
+        stages: tuple[dict[str, list[int]], dict[str, list[int]]] = ({}, {})
+        for place in places:
+            stages[final[place]].setdefault(protocols[place], []).append(place)
+        found += _by_protocol(config_hash, *stages, sweeps)
     return found
 
 
-def _candidate(piece: Piece, table: str, validation: str, test: str) -> Candidate:
-    finished = [run for run in piece.runs if run["status"] == FINISHED]
-    return Candidate(
-        config_hash=piece.config_hash,
-        own_protocol=piece.validation if piece.validation is not None else piece.test or "",
-        protocol=table,
-        search=_counted([run for run in finished if not _is_final(run)], validation),
-        final=_counted([run for run in finished if _is_final(run)], test),
-        runs=tuple(piece.runs),
-        measured=not finished or any(run.get(metric) is not None for run in finished for metric in (validation, test)),
+def _by_protocol(
+    config_hash: str, search: dict[str, list[int]], final: dict[str, list[int]], sweeps: list[str | None]
+) -> list[Piece]:
+    if not search:
+        return [Piece(config_hash, None, protocol, places) for protocol, places in final.items()]
+    pieces = []
+    for validation, places in search.items():
+        mine = {sweeps[place] for place in places}
+        own = {test: [place for place in tested if len(search) == 1 or sweeps[place] in mine] for test, tested in final.items()}
+        matched = [Piece(config_hash, validation, test, places + tested) for test, tested in own.items() if tested]
+        pieces += matched or [Piece(config_hash, validation, None, places)]
+    return pieces
+
+
+def _tables(pieces: list[Piece]) -> dict[tuple[str | None, str | None], str]:
+    """Which table a row belongs to. A row without a final stage (or a reference without a search) joins the only one it fits."""
+    pairs = {(piece.validation, piece.test) for piece in pieces}
+
+    def joined(validation: str | None, test: str | None) -> str:
+        if test is None:
+            fits = {other for mine, other in pairs if mine == validation and other is not None}
+            test = fits.pop() if len(fits) == 1 else None
+        if validation is None:
+            fits = {mine for mine, other in pairs if other == test and mine is not None}
+            validation = fits.pop() if len(fits) == 1 else None
+        return "+".join(dict.fromkeys(part for part in (validation, test) if part))
+
+    return {pair: joined(*pair) for pair in pairs}
+
+
+def _marked(long: pl.DataFrame) -> pl.DataFrame:
+    """With `score`, and `counted`: the earliest finished run of each seed and fold that logged its stage's metric."""
+    import polars as pl
+
+    long = long.with_columns(score=pl.when("final").then("reported").otherwise("selected"))
+    scored = long.filter((pl.col("status") == FINISHED) & pl.col("score").is_not_null())
+    counted = scored.unique(["piece", "final", "seed", "fold"], keep="first")["place"]
+    return long.with_columns(counted=pl.col("place").is_in(counted.implode()))
+
+
+def _facts(long: pl.DataFrame) -> pl.DataFrame:
+    """Of every column what the earliest run has that logged it, and sums over all runs."""
+    import polars as pl
+
+    firsts = ["method", "reference", "experiment", "experiment_id", "commit", *PARAMS]
+    firsts += [name for name in METRICS if name.startswith("model/") or name == "cost/latency_ms"]
+    seconds = {kind: pl.col(f"cost/{kind}_seconds") for kind in ("gpu", "train")}
+    finished = pl.col("status") == FINISHED
+    measured = pl.col("selected").is_not_null() | pl.col("reported").is_not_null()
+    return long.group_by("piece").agg(
+        *(pl.col(name).drop_nulls().first() for name in firsts),
+        *(column.filter(column.is_finite()).sum().alias(f"{kind}_seconds") for kind, column in seconds.items()),
+        pl.col(AT).first(),
+        pl.col("status").first().alias("first_status"),
+        pl.col("status_reason").str.starts_with("pruned").any().alias("pruned"),
+        pl.len().alias("runs"),
+        (pl.col("status") == "FAILED").sum().alias("failed"),
+        pl.col("sweep").filter(pl.col("sweep") != "").unique().alias("sweeps"),
+        (pl.col("stage") == "search").sum().alias("searched"),
+        (~finished.any() | (finished & measured).any()).alias("measured"),
     )
 
 
-def _table(piece: Piece, pairs: set[tuple[str | None, str | None]]) -> str:
-    """Which table a row belongs to. A row without a final stage (or a reference without a search) joins the only one it fits."""
-    validation, test = piece.validation, piece.test
-    if test is None:
-        fits = {other for mine, other in pairs if mine == validation and other is not None}
-        test = fits.pop() if len(fits) == 1 else None
-    if validation is None:
-        fits = {mine for mine, other in pairs if other == test and mine is not None}
-        validation = fits.pop() if len(fits) == 1 else None
-    return "+".join(dict.fromkeys(part for part in (validation, test) if part))
+def _scores(long: pl.DataFrame) -> pl.DataFrame:
+    """The counted runs and their scores, by stage."""
+    import polars as pl
+
+    final = pl.col("final")
+    return (
+        long.filter("counted")
+        .group_by("piece")
+        .agg(
+            pl.col("score").filter(~final).alias("selected"),
+            pl.col("score").filter(final).alias("reported"),
+            pl.col("run_id").filter(~final).alias("search_runs"),
+            pl.col("run_id").filter(final).alias("final_runs"),
+        )
+    )
 
 
-def _counted(runs: list[Row], metric: str) -> tuple[Row, ...]:
-    """The earliest run of each seed and fold that logged the metric."""
-    first: dict[tuple[Any, Any], Row] = {}
-    for run in runs:
-        if run.get(metric) is not None:
-            first.setdefault((run.get("tags.dmkd.seed"), run.get("tags.dmkd.fold")), run)
-    return tuple(first.values())
+def _looks(long: pl.DataFrame) -> pl.DataFrame:
+    """How often one seed's network has seen the test classes; more than 1: somebody looked again."""
+    import polars as pl
+
+    of_seeds = long.group_by("piece", "seed").agg(pl.col("test_looks").sum())
+    return of_seeds.group_by("piece").agg(pl.col("test_looks").max().cast(pl.Int64))
+
+
+def _stated(long: pl.DataFrame) -> pl.DataFrame:
+    import polars as pl
+
+    tested = (pl.col("counted") & pl.col("final")).any().over("piece")
+    among = long.filter(~tested | (pl.col("counted") & pl.col("final")))
+    return among.group_by("piece").agg(pl.col(name).filter(pl.col(name) != "").first() for name in STATED)
+
+
+def _representatives(long: pl.DataFrame) -> pl.DataFrame:
+    """The run whose checkpoint stands for the row: the final run of the lowest seed (a choice that no score has made)."""
+    import polars as pl
+
+    order = pl.when(pl.col("counted") & pl.col("final")).then(0).when("counted").then(1).otherwise(2)
+    seed = pl.col("seed").cast(pl.Float64, strict=False).fill_null(0.0)
+    best = long.sort("piece", order, seed, "run_id").unique("piece", keep="first")
+    return best.select("piece", pl.col("run_id"))
+
+
+def _completed(frame: pl.DataFrame) -> pl.DataFrame:
+    """What is said in other words than the runs say it."""
+    import polars as pl
+
+    ended = pl.when("pruned").then(pl.lit("pruned")).otherwise(pl.col("first_status").str.to_lowercase())
+    size = {name: pl.col(name).cast(pl.Float64, strict=False) for name in ("student.dim", "student.resolution")}
+    counted = pl.col("search_runs").is_not_null()
+    return frame.with_columns(
+        pl.when(pl.col("method") != "").then("method").otherwise(pl.lit("run")).alias("method"),
+        pl.when(pl.col("reference") != "").then("reference").alias("reference"),
+        pl.when(counted).then(pl.lit("finished")).otherwise(ended).alias("status"),
+        pl.col("model/gflops").alias("gflops"),
+        pl.col("model/parameters").alias("parameters"),
+        pl.when(pl.col("model/dim") != 0).then("model/dim").otherwise(size["student.dim"]).alias("dim"),
+        size["student.resolution"].alias("resolution"),
+        pl.col("teacher.resolution").cast(pl.Float64, strict=False),
+        pl.col("student.backbone").alias("backbone"),
+        pl.coalesce("model/latency_ms", "cost/latency_ms").alias("latency_ms"),
+        (pl.col("gpu_seconds") / 3600).alias("gpu_hours"),
+        (pl.col("train_seconds") / 3600 - pl.col("gpu_seconds") / 3600).alias("cpu_hours"),
+        *(pl.col(name).fill_null([]) for name in ("selected", "reported", "search_runs", "final_runs")),
+    )
 
 
 def number(text: Any) -> float | None:

@@ -10,12 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tracking.candidates import number
+from tracking.columns import COUNTS, LISTS, NUMBERS, TEXTS
 from tracking.errors import TrackingError
+from tracking.ranking import in_order, is_ranked
 
 if TYPE_CHECKING:
     import polars as pl
 
-Row = dict[str, Any]
+KNOWN = frozenset((*COUNTS, *TEXTS, *NUMBERS, *LISTS)) - {"rank", "p_leader", "gap_closed"}
+"""Columns of a board before its rows are ranked."""
 SHORT = {
     "backbone": "params.student.backbone",
     "resolution": "params.student.resolution",
@@ -61,37 +64,40 @@ def parse(text: str) -> Condition:
     return Condition(*match.groups())
 
 
-def chosen(rows: list[Row], runs: pl.DataFrame, conditions: Sequence[str]) -> list[Row]:
+def chosen(frame: pl.DataFrame, runs: pl.DataFrame, conditions: Sequence[str]) -> pl.DataFrame:
     """The rows that fulfil every condition, and every reference. Raises `TrackingError` for a key that nothing has."""
     for condition in map(parse, conditions):
-        values = values_of(condition.key, rows, runs, "where")
-        rows = [row for row, value in zip(rows, values, strict=True) if row["reference"] or condition.holds(value)]
-    return rows
+        values = values_of(condition.key, frame, runs, "where")
+        references = frame["reference"].is_not_null().to_list()
+        frame = frame.filter([kept or condition.holds(value) for kept, value in zip(references, values, strict=True)])
+    return frame
 
 
-def values_of(key: str, rows: list[Row], runs: pl.DataFrame, what: str) -> list[Any]:
+def values_of(key: str, frame: pl.DataFrame, runs: pl.DataFrame, what: str) -> list[Any]:
     """The value of a key for each row: a column of the board, or of the run that stands for the row. Raises `TrackingError`."""
     column = next((name for name in (SHORT.get(key, key), f"params.{key}", f"tags.{key}") if name in runs.columns), None)
-    if column is None or (key in (rows[0] if rows else {}) and key not in SHORT):
-        if rows and key not in rows[0]:
-            raise TrackingError(f"{what} {key!r}: no such column{_near(key, rows[0], runs)}")
-        return [row.get(key) for row in rows]
+    known = key in KNOWN
+    if column is None or (known and key not in SHORT):
+        if not known and frame.height:
+            raise TrackingError(f"{what} {key!r}: no such column{_near(key, runs)}")
+        return frame[key].to_list() if known else []
     values = dict(runs.select("run_id", column).iter_rows())
-    return [values[row["run_id"]] for row in rows]
+    return [values[run_id] for run_id in frame["run_id"].to_list()]
 
 
-def best_of_groups(rows: list[Row], runs: pl.DataFrame, group_by: str, is_ranked: Callable[[Row], bool], place: Any) -> list[Row]:
+def best_of_groups(frame: pl.DataFrame, runs: pl.DataFrame, group_by: str) -> pl.DataFrame:
     """The best ranked row of each value of a key, and every reference. Raises `TrackingError` for a key that nothing has."""
-    values = values_of(group_by, rows, runs, "group_by")
-    named = [row | {"group": None if value is None else str(value)} for row, value in zip(rows, values, strict=True)]
-    kept: dict[tuple[str, Any], Row] = {}
-    for row in sorted(filter(is_ranked, named), key=place):
-        kept.setdefault((row["protocol"], row["group"]), row)
-    return [*kept.values(), *(row for row in rows if row["reference"] and not is_ranked(row))]
+    import polars as pl
+
+    values = values_of(group_by, frame, runs, "group_by")
+    frame = frame.with_columns(pl.Series("group", [None if value is None else str(value) for value in values], pl.String))
+    best = in_order(frame).unique(["protocol", "group"], keep="first", maintain_order=True)
+    others = frame.filter(pl.col("reference").is_not_null() & ~is_ranked())
+    return pl.concat([best, others.with_columns(group=pl.lit(None, pl.String))])
 
 
-def _near(key: str, row: Row, runs: pl.DataFrame) -> str:
+def _near(key: str, runs: pl.DataFrame) -> str:
     params = [name.removeprefix("params.") for name in runs.columns if name.startswith("params.")]
-    known = sorted({name for name in row if not name.startswith("_")} | set(params))
+    known = sorted({*KNOWN, *params})
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     return f": did you mean {' or '.join(map(repr, near))}?" if near else f"; there are {', '.join(known)}"

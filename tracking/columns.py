@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,13 +23,12 @@ LISTS = ("search_runs", "final_runs")
 """Run ids: those that chose the row, and those that are reported."""
 
 
-def frame_of(rows: list[dict[str, Any]]) -> pl.DataFrame:
-    """A frame with every column, in the order given here, whatever else the rows hold."""
+def frame_of(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """The tables of a board as one frame with every column, in the order given here, whatever else they hold."""
     import polars as pl
 
-    columns = [pl.Series(name, [row[name] for row in rows], pl.Int64) for name in COUNTS]
-    columns += [pl.Series(name, [row[name] for row in rows], pl.String) for name in TEXTS]
-    columns += [pl.Series(name, [row[name] for row in rows], pl.Float64) for name in NUMBERS]
-    # Joined and taken apart again: polars reads lists of texts from Python a hundred times slower than texts.
-    columns += [pl.Series(name, [";".join(row[name]) for row in rows], pl.String) for name in LISTS]
-    return pl.DataFrame(columns).with_columns(pl.col(LISTS).str.extract_all("[^;]+"))
+    kinds: dict[str, Any] = dict.fromkeys(COUNTS, pl.Int64) | dict.fromkeys(TEXTS, pl.String)
+    kinds |= dict.fromkeys(NUMBERS, pl.Float64) | dict.fromkeys(LISTS, pl.List(pl.String))
+    if not parts:
+        return pl.DataFrame(schema=kinds)
+    return pl.concat([part.select(pl.col(name).cast(kind) for name, kind in kinds.items()) for part in parts])

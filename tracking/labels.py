@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tracking.candidates import Candidate, number
+from tracking.candidates import AT, number
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,48 +23,52 @@ WORDS = {"params.student.checkpoint": "from "}
 """Params that a label names by a word: "yu/absolute from teacher"."""
 
 
-def labels(found: list[Candidate], runs: pl.DataFrame, most: int = 4) -> list[str]:
+def labels(found: pl.DataFrame, runs: pl.DataFrame, most: int = 4) -> pl.Series:
     """The method and, of the params that differ, those that each has: "s2sd temperature=0.5".
 
-    A param of the method is compared with the same method's other candidates, any other param with all. `runs` is the frame that
-    the candidates were found in.
+    A param of the method is compared with the same method's other candidates, any other param with all. `found` are the
+    candidates of the frame `runs`.
     """
-    compared = [candidate for candidate in found if not candidate.reference]
-    params = runs.select(name for name in runs.columns if name.startswith("params.") and not name.startswith(NOT_IN_LABEL))
-    general = _varying(compared, params, own=False)
-    special = {
-        method: _varying([one for one in compared if one.method == method], params, own=True)
-        for method in {candidate.method for candidate in found}
-    }
-    chosen = sorted({*general, *(key for keys in special.values() for key in keys)})
-    firsts = params.select(chosen)[[candidate.at for candidate in found]].to_dicts() if chosen else [{} for _ in found]
-    return [
-        _label(candidate, first, [*special[candidate.method], *general][:most])
-        for candidate, first in zip(found, firsts, strict=True)
-    ]
-
-
-def _varying(found: list[Candidate], params: pl.DataFrame, *, own: bool) -> list[str]:
-    """The params that have several values among the candidates: the method's own, or all others."""
     import polars as pl
 
-    keys = sorted(name for name in params.columns if name.startswith("params.method.") == own)
-    if len(found) < 2 or not keys:
+    names = [name for name in runs.columns if name.startswith("params.") and not name.startswith(NOT_IN_LABEL)]
+    table = found.select("method", "reference", "published", "label").with_row_index("place")
+    table = table.hstack(runs[found[AT].to_list()].select(names))
+    compared = table.filter(pl.col("reference").is_null())
+    general = _varying(compared, [name for name in names if not name.startswith("params.method.")])
+    own = [name for name in names if name.startswith("params.method.")]
+    parts = [
+        part.select("place", _label(part, [*_varying(compared.filter(pl.col("method") == method), own), *general][:most]))
+        for (method,), part in table.group_by("method")
+    ]
+    return pl.concat(parts).sort("place")["label"] if parts else pl.Series("label", [], pl.String)
+
+
+def _varying(candidates: pl.DataFrame, keys: list[str]) -> list[str]:
+    """The params that have several values among the candidates."""
+    import polars as pl
+
+    if candidates.height < 2 or not keys:
         return []
-    firsts = params.select(keys)[[candidate.at for candidate in found]]
-    counts = firsts.select(pl.all().drop_nulls().n_unique())
-    return [key for key, count in zip(keys, counts.row(0), strict=True) if count > 1]
+    counts = candidates.select(pl.col(sorted(keys)).drop_nulls().n_unique())
+    return [key for key, count in zip(counts.columns, counts.row(0), strict=True) if count > 1]
 
 
-def _label(candidate: Candidate, first: dict[str, Any], keys: list[str]) -> str:
-    if candidate.reference:
-        return candidate.reference
-    stated = candidate.tags("published", "label")
-    if stated["published"] and stated["label"] and not stated["label"].startswith("trial "):
-        return str(stated["label"])
-    words = {key: WORDS.get(key, f"{key.rsplit('.', 1)[-1]}=") for key in keys}
-    given = [f"{word}{_short(first[key])}" for key, word in words.items() if first.get(key) not in (None, "")]
-    return " ".join([candidate.method, *given])
+def _label(candidates: pl.DataFrame, keys: list[str]) -> pl.Expr:
+    """The labels of candidates of one method."""
+    import polars as pl
+
+    given = [_given(candidates[key], WORDS.get(key, f"{key.rsplit('.', 1)[-1]}=")) for key in keys]
+    stated = (pl.col("published") != "") & (pl.col("label") != "") & ~pl.col("label").str.starts_with("trial ")
+    told = pl.concat_str("method", *given)
+    return pl.coalesce("reference", pl.when(stated).then("label"), told).alias("label")
+
+
+def _given(values: pl.Series, word: str) -> pl.Series:
+    """What a label says of a param: nothing where it has no value."""
+    unique = [value for value in values.unique().to_list() if value not in (None, "")]
+    told = [f" {word}{_short(value)}" for value in unique]
+    return values.replace_strict([*unique, None, ""], [*told, "", ""])
 
 
 def _short(text: str) -> str:

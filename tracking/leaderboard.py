@@ -20,31 +20,25 @@ from typing import TYPE_CHECKING, Any
 
 from tracking import statistics
 from tracking.budgets import budgets
-from tracking.candidates import Candidate, candidates
+from tracking.candidates import STATED, candidates
 from tracking.choosing import best_of_groups, chosen
 from tracking.columns import frame_of
-from tracking.comparison import beside
+from tracking.comparison import NOTHING, beside
 from tracking.errors import TrackingError
 from tracking.labels import labels
-from tracking.outcomes import class_interval, gives, per_query, tested_against
+from tracking.outcomes import Queries, class_interval, gives, per_query
+from tracking.ranking import ranked
 
 if TYPE_CHECKING:
     import polars as pl
 
 LEVEL = 0.95
-LOWER_IS_BETTER = ("loss", "seconds", "gflops", "parameters", "memory_mb", "spectral_decay")
 CHOSEN_BY = ("recall_at_1", "map", "mean_average_precision_at_r")
-UNRANKED_REFERENCES = ("untrained", "teacher", "paper")
 
 
 def role(metric: str) -> str:
     """`asymmetric` where the teacher embeds the gallery (`val_asymmetric/map`), else `symmetric`."""
     return "asymmetric" if "_asymmetric" in metric.split("/", maxsplit=1)[0] else "symmetric"
-
-
-def lower_is_better(metric: str) -> bool:
-    """The direction of a metric, from its name; recall, precision, NMI and their like are better when higher."""
-    return metric.rsplit("/", 1)[-1].endswith(LOWER_IS_BETTER)
 
 
 def check_metrics(select_by: str, report: str) -> None:
@@ -85,16 +79,27 @@ def leaderboard(
     classes and the shared ranks. `test_low/high` are the ends over seeds, `class_low/high` over classes; `runs` counts all runs.
     Raises `TrackingError` for metrics that do not belong together, or a key that is no column.
     """
+    import polars as pl
+
     check_metrics(select_by, report)
-    found = [row for row in candidates(runs, select_by, report) if row.measured]
-    rows = [
-        _row(candidate, outcomes or {}, select_by, report) | {"label": label, "group": None} | spent
-        for candidate, label, spent in zip(found, labels(found, runs), budgets(found, runs), strict=True)
-    ]
-    rows = chosen(rows, runs, where) if where else rows
-    if group_by != "configuration":
-        rows = best_of_groups(rows, runs, group_by, _is_ranked, _place)
-    return frame_of([row for protocol in sorted({row["protocol"] for row in rows}) for row in _ranked(rows, protocol)])
+    found = candidates(runs, select_by, report)
+    found = found.filter(found["measured"])
+    tests = found["reported"].to_list()
+    queries = _queries(found, outcomes, report) if outcomes else {}
+    means = [_mean(values) for values in tests]
+    frame = _described(found, select_by, report).with_columns(
+        pl.Series("validation", [_mean(values) for values in found["selected"].to_list()], pl.Float64),
+        pl.Series("test", means, pl.Float64),
+        *_ends("test", [statistics.t_interval(values, LEVEL) for values in tests]),
+        *_ends("class", [class_interval(queries.get(piece), LEVEL) for piece in found["piece"].to_list()]),
+        *_printed(found, report, means),
+        *budgets(found, runs),
+        labels(found, runs),
+    )
+    frame = chosen(frame, runs, where) if where else frame
+    frame = frame if group_by == "configuration" else best_of_groups(frame, runs, group_by)
+    protocols = sorted(frame["protocol"].unique().to_list())
+    return frame_of([ranked(frame.filter(frame["protocol"] == protocol), queries) for protocol in protocols])
 
 
 def best(frame: pl.DataFrame) -> dict[str, Any]:
@@ -112,98 +117,58 @@ def row_id(config_hash: str, protocol: str) -> str:
     return config_hash[:6] + hashlib.sha256(protocol.encode()).hexdigest()[:2]
 
 
-def _row(candidate: Candidate, outcomes: Mapping[str, Any], select_by: str, report: str) -> dict[str, Any]:
-    validation, test = candidate.values(candidate.search, select_by), candidate.values(candidate.final, report)
-    low, high = statistics.t_interval(test, LEVEL)
-    queries = per_query(_own_outcomes(candidate, outcomes, report), report)
-    class_low, class_high = class_interval(queries, LEVEL)
-    name = row_id(candidate.config_hash, candidate.own_protocol)
-    return (
-        candidate.facts()
-        | {
-            "id": name,
-            "reproduce": f"dmkd reproduce {name}",
-            "gallery_resolution": candidate.gallery_resolution(role(select_by)),
-            "role": role(select_by),
-            "select_by": select_by,
-            "report": report,
-            "validation": _mean(validation),
-            "validation_runs": len(validation),
-            "test": _mean(test),
-            "test_low": low,
-            "test_high": high,
-            "class_low": class_low,
-            "class_high": class_high,
-            "seeds": len(test),
-            "_queries": queries,
-        }
-        | beside(candidate.tags("published", "published_rule", "rule", "not_comparable"), report, _mean(test))
+def _described(found: pl.DataFrame, select_by: str, report: str) -> pl.DataFrame:
+    """The candidates with their ids, and with what was asked."""
+    import polars as pl
+
+    own = found["own_protocol"].unique().to_list()
+    digests = pl.col("own_protocol").replace_strict(own, [row_id("", protocol) for protocol in own], return_dtype=pl.String)
+    name = pl.col("config_hash").str.slice(0, 6) + digests
+    # The teacher's where it embeds the gallery, if the runs say so; else the student's.
+    gallery = "teacher.resolution" if role(select_by) == "asymmetric" else "resolution"
+    return found.with_columns(
+        id=name,
+        reproduce="dmkd reproduce " + name,
+        gallery_resolution=pl.when(pl.col(gallery) != 0).then(gallery) if role(select_by) == "asymmetric" else gallery,
+        role=pl.lit(role(select_by)),
+        select_by=pl.lit(select_by),
+        report=pl.lit(report),
+        validation_runs=pl.col("selected").list.len(),
+        seeds=pl.col("reported").list.len(),
+        group=pl.lit(None, pl.String),
     )
 
 
-def _own_outcomes(candidate: Candidate, outcomes: Mapping[str, Any], report: str) -> list[Any]:
-    """The outcomes of the counted final runs; none where one is missing or, being of another role, does not give the score."""
-    found = [outcomes.get(run["run_id"]) for run in candidate.final]
-    pairs = zip(found, candidate.values(candidate.final, report), strict=True)
-    return found if all(outcome is not None and gives(outcome, report, score) for outcome, score in pairs) else []
+def _ends(name: str, intervals: list[tuple[float, float]]) -> list[pl.Series]:
+    import polars as pl
+
+    return [
+        pl.Series(f"{name}_{end}", [pair[place] for pair in intervals], pl.Float64) for place, end in enumerate(("low", "high"))
+    ]
+
+
+def _printed(found: pl.DataFrame, report: str, means: list[float | None]) -> list[pl.Series]:
+    """What papers printed of these rows, and the difference from it."""
+    import polars as pl
+
+    rows = zip(found.select(STATED).iter_rows(named=True), means, strict=True)
+    told = [beside(tags, report, mean) if tags["published"] else NOTHING for tags, mean in rows]
+    kinds = {name: pl.Float64 if name in ("published", "difference") else pl.String for name in NOTHING}
+    return [pl.Series(name, [row[name] for row in told], kind) for name, kind in kinds.items()]
+
+
+def _queries(frame: pl.DataFrame, outcomes: Mapping[str, Any], report: str) -> dict[int, Queries]:
+    """By `piece`, the test queries of the counted final runs; none where a run's are missing or, being of another role, do not
+    give its score."""
+    found = {}
+    for piece, run_ids, scores in frame.select("piece", "final_runs", "reported").iter_rows():
+        own = [outcomes.get(run_id) for run_id in run_ids]
+        if own and all(outcome is not None and gives(outcome, report, score) for outcome, score in zip(own, scores, strict=True)):
+            queries = per_query(own, report)
+            if queries is not None:
+                found[piece] = queries
+    return found
 
 
 def _mean(values: list[float]) -> float | None:
     return math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else (math.nan if values else None)
-
-
-def _is_ranked(row: dict[str, Any]) -> bool:
-    return row["validation"] is not None and math.isfinite(row["validation"]) and row["reference"] not in UNRANKED_REFERENCES
-
-
-def _place(row: dict[str, Any]) -> tuple[float, str]:
-    """What sorts ranked rows, best first."""
-    return row["validation"] * (1 if lower_is_better(row["select_by"]) else -1), row["id"]
-
-
-def _ranked(rows: list[dict[str, Any]], protocol: str) -> list[dict[str, Any]]:
-    """The rows of one protocol in order: ranked, then references, then those without a score as they were begun."""
-    mine = _with_gaps([row for row in rows if row["protocol"] == protocol])
-    order = _with_ranks(sorted((row for row in mine if _is_ranked(row)), key=_place))
-    rest = [row | {"rank": None, "p_leader": None} for row in mine if not _is_ranked(row)]
-    return order + sorted(rest, key=lambda row: (not row["reference"], row["status"]))
-
-
-def _with_gaps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each row of a table with the share of the gap between the undistilled (else the untrained) and the teacher's row."""
-    scores = {row["reference"]: row["test"] for row in reversed(rows) if row["reference"] and _is_known(row["test"])}
-    low, high = scores.get("undistilled", scores.get("untrained")), scores.get("teacher")
-    gap = high - low if low is not None and high is not None else 0.0
-    sign = -1 if rows and lower_is_better(rows[0]["report"]) else 1
-    if low is None or not sign * gap > 0:
-        return [row | {"gap_closed": None} for row in rows]
-    return [row | {"gap_closed": (row["test"] - low) / gap if _is_known(row["test"]) else None} for row in rows]
-
-
-def _is_known(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def _with_ranks(order: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rank 1 is the leader and those that no test tells from it; then places by validation, equal scores sharing one."""
-    if not order:
-        return []
-    p_values = statistics.holm([tested_against(order[0]["_queries"], row["_queries"]) for row in order[1:]])
-    order = [order[0] | {"p_leader": None}, *(row | {"p_leader": _known(p)} for row, p in zip(order[1:], p_values, strict=True))]
-    tied = [row is order[0] or _shares(row, order[0]) for row in order]
-    order = [row for _, row in sorted(zip(tied, order, strict=True), key=lambda pair: not pair[0])]
-    first = sum(tied)
-    seen: dict[float, int] = {}
-    for place, row in enumerate(order):
-        seen.setdefault(row["validation"], place)
-    places = [1 if place < first else 1 + max(first, seen[row["validation"]]) for place, row in enumerate(order)]
-    return [row | {"rank": place} for row, place in zip(order, places, strict=True)]
-
-
-def _shares(row: dict[str, Any], leader: dict[str, Any]) -> bool:
-    """Whether nothing tells a row from the leader: no test at the 5 % level, or, untested, not even the validation score."""
-    return bool(row["validation"] == leader["validation"] if row["p_leader"] is None else row["p_leader"] > 1 - LEVEL)
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

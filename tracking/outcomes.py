@@ -48,13 +48,16 @@ def per_query(outcomes: Iterable[Any], metric: str) -> Queries | None:
         values = query_values(outcome, metric)
         if values is None:
             return None
-        query, first = np.unique(_column(outcome, "query"), return_index=True)
-        tables.append(Queries(query, _column(outcome, "label")[first], values[first]))
+        table = Queries(_column(outcome, "query"), _column(outcome, "label"), values)
+        if (table.query[1:] <= table.query[:-1]).any():  # as stored they are sorted, each once
+            query, first = np.unique(table.query, return_index=True)
+            table = Queries(query, table.label[first], values[first])
+        tables.append(table)
     if not tables:
         return None
     common = tables[0].query
     for table in tables[1:]:
-        common = np.intersect1d(common, table.query)
+        common = _common(common, table.query)
     kept = [_only(table, common) for table in tables]
     return Queries(common, kept[0].label, np.mean([table.value for table in kept], axis=0))
 
@@ -70,14 +73,21 @@ def tested_against(leader: Queries | None, other: Queries | None) -> float:
     """The p-value of "no difference" over the queries that both answered; NaN where it cannot be tested."""
     if leader is None or other is None:
         return math.nan
-    common = np.intersect1d(leader.query, other.query)
+    common = _common(leader.query, other.query)
     if not common.size:
         return math.nan
     a, b = _only(leader, common), _only(other, common)
     return statistics.paired_class_bootstrap(a.value, b.value, a.label)[1]
 
 
+def _common(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+    """The queries that both answered; most often all."""
+    return one if np.array_equal(one, other) else np.intersect1d(one, other)
+
+
 def _only(table: Queries, query: NDArray[Any]) -> Queries:
+    if table.query is query or np.array_equal(table.query, query):
+        return table
     place = np.searchsorted(table.query, query)
     return Queries(query, table.label[place], table.value[place])
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from tracking import student
 
 Floats = NDArray[np.float64]
 RESAMPLES = 2000
@@ -24,9 +25,7 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     x = np.asarray(values, dtype=np.float64)
     if x.size < 2 or not np.isfinite(x).all():
         return math.nan, math.nan
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(x.size - 1, (1 + level) / 2)) * float(x.std(ddof=1)) / math.sqrt(x.size)
+    half = student.quantile((1 + level) / 2, x.size - 1) * float(x.std(ddof=1)) / math.sqrt(x.size)
     return float(x.mean()) - half, float(x.mean()) + half
 
 
@@ -100,17 +99,9 @@ def _drawn(classes: int, resamples: int, seed: int) -> NDArray[np.uint8]:
 
 def _expanded(tail: float, classes: int) -> float:
     """The normal tail as far out as Student's t, whose variance has the divisor n - 1."""
-    special: Any = _special()
-    return float(special.ndtr(math.sqrt(classes / (classes - 1)) * special.stdtrit(classes - 1, tail)))
+    return student.NORMAL.cdf(math.sqrt(classes / (classes - 1)) * student.quantile(tail, classes - 1))
 
 
 def _contracted(tail: float, classes: int) -> float:
     """The inverse of `_expanded`."""
-    special: Any = _special()
-    return float(special.stdtr(classes - 1, math.sqrt((classes - 1) / classes) * special.ndtri(tail)))
-
-
-def _special() -> Any:
-    import scipy.special
-
-    return scipy.special
+    return student.cdf(math.sqrt((classes - 1) / classes) * student.NORMAL.inv_cdf(tail), classes - 1)

@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 
 from tracking.errors import TrackingError
-from tracking.leaderboard import best, boards, leaderboard, lower_is_better
+from tracking.leaderboard import best, boards, leaderboard
 from tracking.outcomes import query_values
+from tracking.ranking import lower_is_better
 from tracking.render import render
 
 VAL, TEST = "metrics.val/recall_at_1", "metrics.test/recall_at_1"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from tracking import student
 from tracking.statistics import class_bootstrap_interval, holm, paired_class_bootstrap, t_interval
 
 
@@ -24,6 +25,14 @@ def test_t_interval_is_scipys():
     expected = scipy.stats.t.interval(0.95, 3, values.mean(), scipy.stats.sem(values))
     assert t_interval(values) == pytest.approx(expected)
     assert t_interval(values, level=0.5) == pytest.approx(scipy.stats.t.interval(0.5, 3, values.mean(), scipy.stats.sem(values)))
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 29, 100, 999, 1001, 11_315])
+def test_students_distribution_and_quantiles_are_scipys(freedom):
+    for t in (-40.0, -2.1, -0.01, 0.0, 0.7, 3.0, 25.0):
+        assert student.cdf(t, freedom) == pytest.approx(scipy.stats.t.cdf(t, freedom), abs=1e-13)
+    for p in (0.0001, 0.025, 0.3, 0.5, 0.6, 0.975, 0.9999):
+        assert student.quantile(p, freedom) == pytest.approx(scipy.stats.t.ppf(p, freedom), rel=1e-10, abs=1e-13)
 
 
 @pytest.mark.parametrize("values", [[], [0.3], [0.3, math.nan], [0.3, math.inf]])
