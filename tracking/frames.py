@@ -42,7 +42,10 @@ def ordered(frame: pl.DataFrame) -> pl.DataFrame:
     own = [name for name in frame.columns if name not in INFOS]
     logged = [name for name, count in zip(own, frame.select(own).null_count().row(0), strict=True) if count < frame.height]
     kept = [*sorted(logged, key=_place), *([STATE] if STATE in own and STATE not in logged else [])]
-    return frame.select(*INFOS, *kept).sort(frame["start_time"].fill_null(0).alias("start"), "run_id")
+    frame = frame.select(*INFOS, *kept)
+    started = frame["start_time"].fill_null(0)
+    in_order = bool((started.diff().drop_nulls() > 0).all())
+    return frame if in_order else frame.sort(started.alias("start"), "run_id")
 
 
 def _place(name: str) -> tuple[int, str]:

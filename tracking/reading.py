@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tracking import database, frames, run_cache
+from tracking import database, frames, marks, run_cache
 from tracking.errors import TrackingError
 from tracking.places import absolute_uri, local_folder, sqlite_path
 from tracking.server import Server, is_due
@@ -57,34 +57,40 @@ def _chosen(experiment: str | None, known: dict[str, str]) -> dict[str, str]:
 
 
 def _from_database(uri: str, path: Path, experiment: str | None, fresh: bool) -> list[pl.DataFrame]:
-    seen = database.version(path)  # before the reading: what is written meanwhile is read again next time
+    version = database.version(path)  # before the reading: what is written meanwhile is read again next time
     folder = run_cache.folder_of(uri)
-    parts = []
+    parts, now = [], None
     with database.opened(path) as connection:
         for name, place in _chosen(experiment, database.experiments(connection)).items():
             kept = None if fresh else run_cache.read(folder, place)
-            if kept is None or seen is None or kept.seen != seen:
-                frame = _updated(connection, name, place, kept.frame if kept else None)
-                run_cache.write(folder, place, frame, seen)
+            if kept is None or version is None or kept.seen["version"] != version:
+                now = now or marks.take(connection)
+                frame = _updated(connection, name, place, kept, now)
+                run_cache.write(folder, place, frame, {"version": version, "marks": now})
                 parts.append(frame)
             else:
                 parts.append(kept.frame)
     return [part for part in parts if part.height] or parts[:1]
 
 
-def _updated(connection: database.Connection, name: str, place: str, kept: pl.DataFrame | None) -> pl.DataFrame:
+def _updated(connection: database.Connection, name: str, place: str, kept: run_cache.Kept | None, now: Any) -> pl.DataFrame:
+    """An experiment's runs: what is kept of them, with those that may have changed looked at again; else all of them read."""
     import polars as pl
 
+    told = marks.changed(connection, kept.seen["marks"], now) if kept else None
+    if kept is not None and told is not None:
+        logged, near = told
+        found = database.states(connection, name, place, logged | near)
+        same = set(found.join(kept.frame, on=["run_id", frames.STATE], how="semi")["run_id"]) - logged
+        changed = found.filter(~pl.col("run_id").is_in(same))
+        rest = kept.frame.filter(~pl.col("run_id").is_in((logged | near) - same))
+        few = changed.height <= MANY * (rest.height + changed.height)
+        if few and rest.height + changed.height == database.count(connection, place):
+            rest = rest.with_columns(pl.lit(name).alias("experiment"))  # an experiment can be renamed
+            read = database.completed(connection, place, changed, whole=False)
+            return frames.ordered(pl.concat([rest, read], how="diagonal"))
     found = database.states(connection, name, place)
-    if kept is None:
-        return frames.ordered(database.completed(connection, place, found, whole=True))
-    same = kept.join(found, on=["run_id", frames.STATE], how="semi")
-    changed = found.join(same, on="run_id", how="anti")
-    whole = changed.height > MANY * found.height
-    if whole:
-        return frames.ordered(database.completed(connection, place, found, whole=True))
-    same = same.with_columns(pl.lit(name).alias("experiment"))  # an experiment can be renamed
-    return frames.ordered(pl.concat([same, database.completed(connection, place, changed, whole=False)], how="diagonal"))
+    return frames.ordered(database.completed(connection, place, found, whole=True))
 
 
 def _from_server(uri: str, experiment: str | None, fresh: bool) -> list[pl.DataFrame]:

@@ -1,6 +1,6 @@
-"""Runs kept from the last reading, an experiment a Parquet file, so that only what changed is read from MLflow again.
+"""Runs kept from the last reading, an experiment an Arrow file, so that only what changed is read from MLflow again.
 
-`<experiment>.json` names the Parquet file, its SHA-256, and what was seen when it was written; the Parquet file is named by
+`<experiment>.json` names the Arrow file, its SHA-256, and what was seen when it was written; the Arrow file is named by
 its content. Both appear whole, under a new name, so any number of processes may read and write at once: each has a whole
 state of some moment, and compares it with the tracker. What is damaged, missing or of another version is read anew.
 """
@@ -21,7 +21,7 @@ from tracking.places import is_http, sqlite_path, state_folder, write_text
 if TYPE_CHECKING:
     import polars as pl
 
-FORMAT = 1
+FORMAT = 2
 """Changed whenever older files are not to be read."""
 SPARED = 60.0
 """Seconds for which a replaced file stays for those who are about to read it."""
@@ -53,7 +53,7 @@ def read(folder: Path, experiment: str) -> Kept | None:
         content = (folder / card["file"]).read_bytes()
         if hashlib.sha256(content).hexdigest() != card["sha256"]:
             return None
-        return Kept(pl.read_parquet(io.BytesIO(content)), card["seen"])
+        return Kept(pl.read_ipc(io.BytesIO(content)), card["seen"])
     except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError):
         return None
 
@@ -61,10 +61,10 @@ def read(folder: Path, experiment: str) -> Kept | None:
 def write(folder: Path, experiment: str, frame: pl.DataFrame, seen: Any) -> None:
     """Keep an experiment's runs. Where nothing can be written, nothing is kept: a cache is no reason to fail."""
     buffer = io.BytesIO()
-    frame.write_parquet(buffer, compression="lz4")
+    frame.write_ipc(buffer, compression="lz4")
     content = buffer.getvalue()
     digest = hashlib.sha256(content).hexdigest()
-    file = folder / f"{experiment}-{digest[:16]}.parquet"
+    file = folder / f"{experiment}-{digest[:16]}.arrow"
     card = {"format": FORMAT, "file": file.name, "sha256": digest, "seen": seen}
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,6 +83,6 @@ def forget(uri: str) -> None:
 
 
 def _clear(folder: Path, experiment: str, kept: Path) -> None:
-    for old in folder.glob(f"{experiment}-*.parquet*"):
+    for old in folder.glob(f"{experiment}-*.arrow*"):
         if old != kept and time.time() - old.stat().st_mtime > SPARED:
             old.unlink(missing_ok=True)

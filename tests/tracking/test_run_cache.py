@@ -86,6 +86,31 @@ def test_only_what_changed_is_read_again(many, monkeypatch):
     assert load_runs(many, "some").equals(load_runs(many, "some", fresh=True))
 
 
+def test_what_takes_the_place_of_a_deleted_row_is_seen(many, monkeypatch):
+    """sqlite gives the number of a deleted last row to the next one: a tag that moves, a run that is deleted for good."""
+    client = connect(many)
+    ids = load_runs(many, "many")["run_id"].to_list()
+    client.set_tag(ids[0], "best", "1")
+    load_runs(many, "many")
+    client.delete_tag(ids[0], "best")
+    client.set_tag(ids[1], "best", "1")
+    frame, _ = read_again(many, monkeypatch)
+    assert frame["tags.best"].to_list()[:2] == [None, "1"]
+
+    last = ids[-1]
+    with closing(sqlite3.connect(str(sqlite_path(many)))) as connection, connection:
+        for table in ("params", "tags", "metrics", "latest_metrics", "runs"):
+            connection.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (last,))
+    add(many, range(90, 91))
+    frame, _ = read_again(many, monkeypatch)
+    assert frame.height == 40
+    assert last not in frame["run_id"]
+    with closing(sqlite3.connect(str(sqlite_path(many)))) as connection:
+        connection.execute("VACUUM")
+    add(many, range(91, 92))
+    assert read_again(many, monkeypatch)[0].height == 41
+
+
 def test_texts_of_every_kind_come_back_as_they_were_logged(database):
     client, texts = (
         connect(database),
@@ -101,7 +126,7 @@ def test_texts_of_every_kind_come_back_as_they_were_logged(database):
 def test_a_damaged_cache_is_made_anew(many, harm, monkeypatch):
     whole = load_runs(many, "many")
     folder = run_cache.folder_of(many)
-    (file,), (card,) = folder.glob("*.parquet"), folder.glob("*.json")
+    (file,), (card,) = folder.glob("*.arrow"), folder.glob("*.json")
     content = file.read_bytes()
     if harm == "cut":
         file.write_bytes(content[: len(content) // 2])
@@ -110,7 +135,7 @@ def test_a_damaged_cache_is_made_anew(many, harm, monkeypatch):
     elif harm == "gone":
         file.unlink()
     elif harm == "other":
-        card.write_text(json.dumps(json.loads(card.read_text()) | {"file": "../../elsewhere.parquet"}))
+        card.write_text(json.dumps(json.loads(card.read_text()) | {"file": "../../elsewhere.arrow"}))
     else:
         card.write_text("{")
     again, counts = read_again(many, monkeypatch)
