@@ -15,7 +15,8 @@ from dmkd.config import Config
 from dmkd.data import Data
 from sweeps.checks.nodes import check_nodes
 from sweeps.cluster import Resources, connect, disconnect, find_resources, run_jobs
-from sweeps.options import Options
+from sweeps.options import AUTO, Options
+from sweeps.packer import Packer
 from sweeps.places import Places
 from sweeps.record import Record
 from sweeps.rows import Job
@@ -52,6 +53,7 @@ class Driver(ABC):
         self.commit = {"mlflow.source.git.commit": commit, "dmkd.commit": commit} if commit else {}
         self.resources = Resources(1, 0.0, 1)
         self.parent: str | None = None
+        self.packer = Packer(record)
         self.id = uuid.uuid4().hex[:12]
 
     @property
@@ -97,14 +99,14 @@ class Driver(ABC):
             tags=self.tags | self.commit | {"dmkd.stage": "sweep", "mlflow.note.content": self.about.description.strip()},
             spool=self.places.spool,
         )
-        self.parent = run.id
+        self.parent, self.packer.run = run.id, run
         finished = started = False
         try:
             run.log_text(self.describe(), "config.yaml")
             started = connect()
             check_nodes(self.places, self.data)
             with terminable():
-                self.resources = find_resources(self.options.gpus_per_trial, self.workers, self.options.max_concurrent)
+                self.resources = self._resources()
                 finished = self.stages()
             run.log(self.costs(), step=0)
         except Terminated:  # seconds are left: what is on disk is resumable, and the next look closes what is still open
@@ -123,6 +125,16 @@ class Driver(ABC):
             self.record.finished = True
             self.record.save()
         return finished
+
+    def _resources(self, share: float | None = None) -> Resources:
+        """What a trial takes: as asked for, or `share` of a card; `auto` is a whole one until `pack` knows better."""
+        asked = self.options.gpus_per_trial
+        return find_resources(share if isinstance(asked, str) else asked, self.workers, self.options.max_concurrent)
+
+    def pack(self, config: Config | None, runs: float) -> None:
+        """With `--gpus-per-trial auto`: `runs` trials of the size of `config`, or less, are packed as the probe found best."""
+        if self.options.gpus_per_trial == AUTO and runs:
+            self.resources = self._resources(self.packer.share(config, runs, self.workers, self.options.max_concurrent))
 
     def _reap(self) -> None:
         """What an earlier driver left RUNNING is closed before its trials go on."""

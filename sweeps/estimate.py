@@ -58,7 +58,7 @@ def work(load: Load) -> Work:
         return Work(0, 0, tests, tests * student)
     batches, epochs = method.batches, config.optim.epochs
     steps = epoch_length(batches, size.train, size.classes, size.train // batches.images_per_class)
-    images = steps * batches.size * _columns(config) * method.views.per_image
+    images = steps * batches.size * columns(config) * method.views.per_image
     mined = _mined(load, steps)
     teacher = {"previous_epoch": student, "pretrained": gflops(load.teacher) * 1e9 if load.teacher else student}
     theirs = teacher.get(method.teacher, 0.0)
@@ -78,7 +78,7 @@ def _mined(load: Load, steps: int) -> int:
     return steps * method.batches.size + (min(pool, load.size.train) if method.teacher == "none" else 0)
 
 
-def _columns(config: Config) -> int:
+def columns(config: Config) -> int:
     """Pictures that are drawn for one place in a batch: of a tuple its leading columns, or all of them."""
     batches = config.method.batches
     if batches.kind != "tuples":

@@ -14,6 +14,8 @@ from dmkd.latency import read_place
 from dmkd.space import nearest
 from sweeps.objectives import read_objectives
 
+AUTO = "auto"
+"""`--gpus-per-trial`: chosen by a probe (`sweeps.packing`)."""
 MORE = (("folds", 2), ("search_seeds", 1))
 
 
@@ -35,7 +37,8 @@ class Options:
     max_gflops: float | None = None
     hours: float | None = None
     gpu_hours: float | None = None
-    gpus_per_trial: float | None = None
+    gpus_per_trial: float | str | None = None
+    """0 to 1, or auto."""
     max_concurrent: int | None = None
     data_root: str = ""
     tracking_uri: str = ""
@@ -60,13 +63,22 @@ class Options:
             value = getattr(self, key)
             if value is not None and not 0 < value < float("inf"):
                 raise SweepError(f"--{key.replace('_', '-')}: found {value}, wanted a finite number above 0")
-        if self.gpus_per_trial is not None and not 0 <= self.gpus_per_trial <= 1:
+        share = self.gpus_per_trial
+        if share is not None and share != AUTO and (isinstance(share, str) or not 0 <= share <= 1):
             raise SweepError(
-                f"--gpus-per-trial: found {self.gpus_per_trial}, wanted 0 to 1 (a trial trains on one GPU or a share of it)"
+                f"--gpus-per-trial: found {share}, wanted 0 to 1 (a trial trains on one GPU or a share of it), or auto"
             )
         read_objectives(self.objective)
         if self.latency_on:
             _check_place(self.latency_on)
+
+
+def _share(text: str) -> float | str:
+    """A number; what is none is left for `Options` to refuse."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _check_place(text: str) -> None:
@@ -115,7 +127,12 @@ def parser(name: str, description: str, datasets: Sequence[str] = (), searched: 
     add("--max-gflops", type=float, metavar="X", help="propose no student whose query costs more (a multiply-add counts one)")
     add("--hours", type=float, metavar="H", help="end the search in time to leave room for the final stage")
     add("--gpu-hours", type=float, metavar="H", help="the same for the hours of all GPUs together")
-    add("--gpus-per-trial", type=float, metavar="G", help="GPUs of a trial, 0 to 1 (default: 1 where the cluster has any)")
+    add(
+        "--gpus-per-trial",
+        type=_share,
+        metavar="G",
+        help="GPUs of a trial, 0 to 1 (default: 1 where there is any); auto: a probe finds how many trials a card serves best",
+    )
     add("--max-concurrent", type=int, metavar="N", help="trials at once (default: as many as fit)")
     add("--data-root", default="", metavar="DIR", help="the data set's folder (default: $DMKD_DATA/<name>)")
     add("--tracking-uri", default="", metavar="URI", help="MLflow (default: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here)")

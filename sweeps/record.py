@@ -27,6 +27,8 @@ class Record:
     finished: bool = False
     wall_seconds: float = 0.0
     """What its sessions took so far."""
+    packing: dict[str, Any] | None = None
+    """What the probe of `--gpus-per-trial auto` found (`sweeps.packing.Measured`)."""
 
     def save(self) -> None:
         """Write the file, whole or not at all."""

@@ -18,6 +18,7 @@ from sweeps.accounting import spent
 from sweeps.cluster import run_tuner
 from sweeps.driver import About, Driver
 from sweeps.options import Options
+from sweeps.packing import costliest
 from sweeps.pareto import write_front
 from sweeps.pieces import taught
 from sweeps.places import Places
@@ -31,7 +32,7 @@ from sweeps.space import Searched, Values
 from sweeps.stopping import SCHEDULERS, Budget
 from sweeps.study import SKIPPED, enqueue, enqueue_failed, failed_trials, open_study, ranked, retries, spread
 from sweeps.teachers import check_folds, keep_teacher, model_alias
-from sweeps.trial import Shared
+from sweeps.trial import Shared, read_done
 
 
 class Stages(Driver):
@@ -118,6 +119,7 @@ class Stages(Driver):
         enqueue(self.study, searched, prepared.points)
         if self.options.rerun_failed:
             enqueue_failed(self.study)
+        bound = self.options.max_gflops  # Tune keeps a copy of the searcher, and this object cannot be copied
         search = StudySearch(
             self.study,
             searched,
@@ -125,10 +127,11 @@ class Stages(Driver):
             epochs=base.optim.epochs,
             limit=min(self.record.trials, prepared.most) + retries(self.study),
             pieces=self.pieces,
-            accept=lambda values: gflops_refusal(searched, values, self.options.max_gflops),
+            accept=lambda values: gflops_refusal(searched, values, bound),
             closed=self._budget().closed,
         )
         if search.left:
+            self.pack(self._costliest(), search.left)
             tags = prepared.tags | self.commit | {"dmkd.stage": "search"}
             shared = self.shared(tags=tags, latency_on=self.options.latency_on or "cpu:1" * prepared.objectives.latency)
             run_tuner(
@@ -147,6 +150,11 @@ class Stages(Driver):
             raise SweepError(f"every trial of the search failed, first {self.failures[0]}")
         # Ctrl-C between two trials leaves none running, but the search is not over.
         return search.over and not any(trial.state == TrialState.RUNNING for trial in trials)
+
+    def _costliest(self) -> Config:
+        """The trial that takes most of a card."""
+        searched = Searched(self.definition.base, self.prepared.searched.space)
+        return costliest(searched, lambda values: gflops_refusal(searched, values, self.options.max_gflops))
 
     def _scheduler(self) -> dict[str, Any]:
         """Early stopping, where it is on."""
@@ -210,6 +218,7 @@ class Stages(Driver):
         beyond = bool(gflops_refusal(Searched(base, self.prepared.searched.space), {}, self.options.max_gflops))
         rows = final_rows(self.definition, self._best(), base.teacher.checkpoint, beyond)
         jobs = final_jobs(self.definition, rows)
+        self.pack(self._costliest(), sum(read_done(self.places.trials / job.key) is None for job in jobs))
         ended = self.jobs("final", jobs, self.shared(tags=self.prepared.final_tags | self.commit), self.options.rerun_failed)
         self.failures += [
             f"{job.key}: {ended[job.key]['reason']}" for job in jobs if ended.get(job.key, {}).get("status") == "failed"

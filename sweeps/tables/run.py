@@ -12,12 +12,15 @@ from typing import Any
 
 import yaml
 
+from dmkd.config import Config
 from dmkd.data import Data
 from dmkd.data.splits import Parts
 from dmkd.errors import SweepError
 from dmkd.models import Network
+from dmkd.space import override
 from sweeps.driver import About, Driver
 from sweeps.options import Options
+from sweeps.packing import cost
 from sweeps.papers import recipes
 from sweeps.places import Places
 from sweeps.record import Record
@@ -25,6 +28,7 @@ from sweeps.rows import EVALUATE_ONLY, Job
 from sweeps.tables.entries import Entry, Rows
 from sweeps.tables.standing import tags as standing
 from sweeps.teachers import keep_teacher, model_alias, model_name
+from sweeps.trial import read_done
 from tracking.comparison import comparison, render_comparison
 from tracking.reading import load_runs
 from tracking.show import show
@@ -112,7 +116,10 @@ class TableRun(Driver):
         seeds = range(self.planned.seeds)
         rows = [(self._job(entry, entry.config.seed), entry) for entry in self.planned.rows.untrained]
         rows += [(self._job(entry, entry.config.seed + seed), entry) for seed in seeds for entry in self.planned.rows.entries]
-        return self._run("rows", list({job.key: (job, entry) for job, entry in rows}.values()))
+        jobs = list({job.key: (job, entry) for job, entry in rows}.values())
+        waiting = [override(Config(), job.values) for job, _ in jobs if read_done(self.places.trials / job.key) is None]
+        self.pack(max((config for config in waiting if config.optim.epochs), key=cost, default=None), len(waiting))
+        return self._run("rows", jobs)
 
     def report(self) -> None:
         """Every printed number beside the measured one, a board a role, and what to type next."""
@@ -193,8 +200,6 @@ def named(trained: Trainable) -> tuple[str, str]:
 
 def own_checkpoint(places: Places, stage: str, entry: Entry) -> str:
     """Where this very sweep trained the entry, if it did."""
-    from sweeps.trial import read_done
-
     folder = Path(places.trials / f"{stage}-{entry.id}-seed{entry.config.seed}")
     done = read_done(folder)
     return str(folder / "checkpoint") if done is not None and done["status"] == "finished" else ""

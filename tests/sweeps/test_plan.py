@@ -73,6 +73,7 @@ def test_the_objective_follows_the_gallery():
         (["--trials", "many"], "invalid int value: 'many'"),
         (["--hours", "nan"], "--hours: found nan"),
         (["--gpus-per-trial", "2"], "wanted 0 to 1"),
+        (["--gpus-per-trial", "most"], "found most, wanted 0 to 1"),
         (["--early-stopping", "hyperband"], "invalid choice"),
         (["--trails", "3"], "unknown option '--trails': did you mean '--trials'"),
         (["--warm-stat", "x"], "unknown option '--warm-stat': did you mean '--warm-start'"),
