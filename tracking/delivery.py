@@ -14,10 +14,10 @@ from typing import Any
 
 from tracking import datasets
 from tracking.client import Unreachable, connect, creation_lock, find_or_make_experiment, translated
+from tracking.creation import find_or_make, late_parent
 from tracking.errors import Superseded, TrackingError
 from tracking.spool import Spool, now_ms
 
-RUN_KEY = "dmkd.run_key"
 WRITER = "dmkd.writer"
 SPOOL = "dmkd.spool"
 """Where the run's writer spools: who sees that folder can tell whether the writer lives."""
@@ -66,23 +66,8 @@ class Sender:
         return self.run_id
 
     def _find_or_make(self) -> tuple[Any, bool]:
-        header = self.spool.header
-        experiment = find_or_make_experiment(self.client, self.uri, header["experiment"])
-        if found := earliest(self.client, experiment, header["key"]):
-            return found, False
-        parent = header["parent_id"] or self._parent(experiment, header.get("parent_key"))
-        tags = {RUN_KEY: header["key"]} | ({"mlflow.parentRunId": parent} if parent else {})
-        made = self.client.create_run(experiment, start_time=header["start_time"], tags=tags, run_name=header["name"])
-        first = earliest(self.client, experiment, header["key"]) or made
-        if first.info.run_id == made.info.run_id:
-            return made, True
-        self.client.delete_run(made.info.run_id)
-        return first, False
-
-    def _parent(self, experiment: str, key: str | None) -> str | None:
-        """The parent that was itself not yet known to the server when this run began."""
-        parent = earliest(self.client, experiment, key) if key else None
-        return str(parent.info.run_id) if parent else None
+        experiment = find_or_make_experiment(self.client, self.uri, self.spool.header["experiment"])
+        return find_or_make(self.client, experiment, self.spool.header)
 
     def _own(self) -> dict[str, str]:
         return {SPOOL: str(self.spool.folder), WRITER: self.spool.name}
@@ -215,9 +200,11 @@ class Sender:
 
     def _finish(self, status: str, reason: str, end_time: int) -> None:
         self._ended = True
-        tags = self.client.get_run(self.run_id).data.tags
+        run = self.client.get_run(self.run_id)
+        tags = run.data.tags
         if not self._is_ours(tags):
             return  # another process has continued the run since: its end is not ours to write
+        self._send_tags(str(self.run_id), late_parent(self.client, run))
         if reason or REASON in tags:
             self._send_tags(str(self.run_id), {REASON: reason})
         self.client.set_terminated(self.run_id, status, end_time)
@@ -237,13 +224,6 @@ class Sender:
                 last = self.spool.folder / "events.jsonl"
                 end = int(last.stat().st_mtime * 1000) if last.exists() else None
                 self._finish("KILLED", "the process ended without closing the run", end or self.spool.header["start_time"])
-
-
-def earliest(client: Any, experiment_id: str, key: str) -> Any:
-    """The run with this key that began first (the one rule by which racing creators agree), or None."""
-    query = f"tags.`{RUN_KEY}` = '{key}'"
-    runs = client.search_runs([experiment_id], filter_string=query, max_results=10, order_by=["attributes.start_time ASC"])
-    return min(runs, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
 
 
 def _merged(waiting: list[tuple[int, dict[str, Any]]]) -> Iterable[tuple[int, list[dict[str, Any]]]]:

@@ -17,7 +17,8 @@ from typing import Any
 
 from tracking.client import connect, translated
 from tracking.courier import recover_all
-from tracking.delivery import HEARTBEAT, REASON, RUN_KEY, SPOOL
+from tracking.creation import RUN_KEY
+from tracking.delivery import HEARTBEAT, REASON, SPOOL
 from tracking.heartbeat import Watcher, lost_after
 from tracking.places import absolute_uri, is_http, sqlite_path
 

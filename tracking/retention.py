@@ -12,7 +12,7 @@ from typing import Any
 
 from tracking.checkpoints import FREED
 from tracking.client import connect, translated
-from tracking.delivery import RUN_KEY
+from tracking.creation import RUN_KEY
 from tracking.errors import TrackingError
 from tracking.places import absolute_uri
 

@@ -28,7 +28,8 @@ from typing import Any
 from tracking import datasets
 from tracking.client import Unreachable, connect, ensure_experiment, translated
 from tracking.courier import Courier, recover_all
-from tracking.delivery import MAX_VALUE, Sender, earliest
+from tracking.creation import earliest
+from tracking.delivery import MAX_VALUE, Sender
 from tracking.errors import TrackingError
 from tracking.places import absolute_uri, default_uri, known_spools, note_spool, spool_folder
 from tracking.reading import load_outcomes, load_runs

@@ -370,12 +370,14 @@ def test_another_database_wants_to_know_where_artifacts_go(monkeypatch):
 
 @pytest.mark.parametrize("processes", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_many_processes_on_a_fresh_database(processes, tmp_path):
-    """All migrate at once, all want the same parent run, each writes its own child."""
+    """All migrate at once, all want the same parent run, each writes its own child; what one's patience ends before, waits."""
     code = (
-        "import sys\nfrom tracking.runs import log_run\nuri, number = sys.argv[1:]\n"
-        "with log_run(uri, 'e', 'parent', params={}, tags={}, key='parent') as parent:\n"
-        "    with log_run(uri, 'e', number, params={'n': number}, tags={}, parent_id=parent.id, key=number) as run:\n"
-        "        for step in range(20):\n            run.log({'a': float(number), 'b': step}, step)\n"
+        "import sys\nfrom tracking.runs import start_run\nuri, number = sys.argv[1:]\n"
+        "parent = start_run(uri, 'e', 'parent', params={}, tags={}, key='parent')\n"
+        "above = {'parent_id': parent.id, 'parent_key': 'parent'}\n"
+        "run = start_run(uri, 'e', number, params={'n': number}, tags={}, key=number, **above)\n"
+        "for step in range(20):\n    run.log({'a': float(number), 'b': step}, step)\n"
+        "run.finish()\nparent.finish()\n"
     )
     uri = f"sqlite:///{tmp_path / 'fresh.db'}"
     environment = os.environ | {"DMKD_STATE": str(tmp_path / "state"), "OMP_NUM_THREADS": "1"}
@@ -383,8 +385,9 @@ def test_many_processes_on_a_fresh_database(processes, tmp_path):
         subprocess.Popen([sys.executable, "-c", code, uri, str(number)], stderr=subprocess.PIPE, text=True, env=environment)
         for number in range(processes)
     ]
-    errors = [process.communicate(timeout=120)[1] for process in started]
+    errors = [process.communicate(timeout=600)[1] for process in started]
     assert [process.returncode for process in started] == [0] * processes, errors
+    assert sync(tmp_path / "state" / "spool").waiting == ()
     frame = load_runs(uri, "e")
     assert sorted(frame["name"]) == sorted(["parent", *map(str, range(processes))])
     parent = frame.filter(frame["name"] == "parent").row(0, named=True)["run_id"]
@@ -393,3 +396,28 @@ def test_many_processes_on_a_fresh_database(processes, tmp_path):
         assert row["tags.mlflow.parentRunId"] == parent
         assert row["status"] == "FINISHED"
     assert not list((tmp_path / "state" / "spool").glob("*"))
+
+
+def parent_of(uri: str, key: str) -> str | None:
+    row = next(row for row in load_runs(uri, "late").to_dicts() if row["tags.dmkd.run_key"] == key)
+    return row.get("tags.mlflow.parentRunId")
+
+
+def test_a_child_that_came_first_hangs_under_its_parent_once_that_is_there(database):
+    first = start_run(database, "late", "child", params={}, tags={}, parent_key="above", key="first")
+    other = start_run(database, "late", "other", params={}, tags={}, key="other")
+    above = start_run(database, "late", "parent", params={}, tags={}, key="above")
+    assert parent_of(database, "first") == above.id
+    for run in (first, other, above):
+        assert run.finish()
+    assert parent_of(database, "first") == above.id
+    assert parent_of(database, "other") is parent_of(database, "above") is None
+
+
+def test_a_parent_that_was_made_between_a_childs_look_and_its_making_is_found_at_its_end(database):
+    child = start_run(database, "late", "child", params={}, tags={}, parent_key="above", key="child")
+    client, experiment = connect(database), ensure_experiment(database, "late")
+    made = client.create_run(experiment, tags={"dmkd.run_key": "above"})  # by a process that saw no child yet
+    assert parent_of(database, "child") is None
+    assert child.finish()
+    assert parent_of(database, "child") == made.info.run_id
