@@ -22,7 +22,7 @@ from tracking.statistics import t_interval
 PAGE = HERE.parent.parent / "docs" / "results.md"
 TEMPLATE = HERE / "results_template.md"
 READING = HERE / "reading.md"
-"""Written by hand, of the shipped records alone."""
+"""Written by hand, of the shipped records; what is not from them says so."""
 SETTING = {
     "seeds": SEEDS,
     "trials": TRIALS,
