@@ -9,12 +9,14 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dmkd.config import Config
 from dmkd.data import Data
 from sweeps.checks.nodes import check_nodes
 from sweeps.cluster import Resources, connect, disconnect, find_resources, run_jobs
+from sweeps.naming import source_tags
 from sweeps.options import AUTO, Options
 from sweeps.packer import Packer
 from sweeps.places import Places
@@ -50,7 +52,7 @@ class Driver(ABC):
         self.about, self.options, self.places, self.record = about, options, places, record
         self.started = time.monotonic()
         self.failures: list[str] = []
-        self.commit = {"mlflow.source.git.commit": commit, "dmkd.commit": commit} if commit else {}
+        self.source = source_tags(Path(sys.argv[0]).resolve(), commit)
         self.resources = Resources(1, 0.0, 1)
         self.parent: str | None = None
         self.packer = Packer(record)
@@ -96,7 +98,7 @@ class Driver(ABC):
             self.about.name,
             key=f"{self.record.id}/sweep",
             params=self.params(),
-            tags=self.tags | self.commit | {"dmkd.stage": "sweep", "mlflow.note.content": self.about.description.strip()},
+            tags=self.tags | self.source | {"dmkd.stage": "sweep", "mlflow.note.content": self.about.description.strip()},
             spool=self.places.spool,
         )
         self.parent, self.packer.run = run.id, run
@@ -194,7 +196,7 @@ class Driver(ABC):
             driver=self.id,
             silence=silence(),
             objective=self.about.objective,
-            tags=self.tags | self.commit,
+            tags=self.tags | self.source,
         )
         return dataclasses.replace(shared, **changes)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmkd.config import Config, config_hash
@@ -35,11 +36,15 @@ def open_run(shared: Shared, settings: Config, job: Mapping[str, Any], allowed: 
 
 
 def run_name(config: Config, tags: Mapping[str, str]) -> str:
-    """What the tracker's lists show: "trial 3: yu/absolute", "final trial 3: yu/absolute, seed 1", "teacher"."""
-    label = tags.get("dmkd.label", config.method.label)
-    name = label if label in ("teacher", "untrained", "undistilled") else f"{label}: {config.method.label}"
-    name += f", {tags['dmkd.piece']}" if "dmkd.piece" in tags else ""
-    return f"final {name}, seed {config.seed}" if tags.get("dmkd.stage") == "final" else name
+    """What the tracker's lists show: "yu/absolute: trial 3", "yu/absolute: trial 3, final, seed 1", "teacher".
+
+    The method stands first, since lists cut a name after some 15 letters; the row of a published table has a name of its own.
+    """
+    label = tags.get("dmkd.label", "")
+    parts = [f"{config.method.label}: {label}" if label.startswith("trial ") else label or config.method.label]
+    parts += [tags["dmkd.piece"]] if "dmkd.piece" in tags else []
+    parts += ["final", f"seed {config.seed}"] if tags.get("dmkd.stage") == "final" else []
+    return ", ".join(parts)
 
 
 def run_tags(config: Config) -> dict[str, str]:
@@ -51,6 +56,12 @@ def run_tags(config: Config) -> dict[str, str]:
         "dmkd.fold": str(config.data.fold),
         "dmkd.method": config.method.label,
     }
+
+
+def source_tags(script: Path, commit: str) -> dict[str, str]:
+    """What the tracker shows as a run's source: the script ("sweeps/quickstart.py", no path of the machine) and its commit."""
+    known = {"mlflow.source.git.commit": commit, "dmkd.commit": commit} if commit else {}
+    return known | {"mlflow.source.name": "/".join(script.parts[-2:]), "mlflow.source.type": "LOCAL"}
 
 
 def log_datasets(run: Run, settings: Config, parts: Parts) -> None:

@@ -132,7 +132,7 @@ class Stages(Driver):
         )
         if search.left:
             self.pack(self._costliest(), search.left)
-            tags = prepared.tags | self.commit | {"dmkd.stage": "search"}
+            tags = prepared.tags | self.source | {"dmkd.stage": "search"}
             shared = self.shared(tags=tags, latency_on=self.options.latency_on or "cpu:1" * prepared.objectives.latency)
             run_tuner(
                 "search",
@@ -219,7 +219,7 @@ class Stages(Driver):
         rows = final_rows(self.definition, self._best(), base.teacher.checkpoint, beyond)
         jobs = final_jobs(self.definition, rows)
         self.pack(self._costliest(), sum(read_done(self.places.trials / job.key) is None for job in jobs))
-        ended = self.jobs("final", jobs, self.shared(tags=self.prepared.final_tags | self.commit), self.options.rerun_failed)
+        ended = self.jobs("final", jobs, self.shared(tags=self.prepared.final_tags | self.source), self.options.rerun_failed)
         self.failures += [
             f"{job.key}: {ended[job.key]['reason']}" for job in jobs if ended.get(job.key, {}).get("status") == "failed"
         ]

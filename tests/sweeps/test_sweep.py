@@ -96,7 +96,8 @@ def test_every_run_is_closed_with_its_own_status_and_reason(swept: Swept) -> Non
     assert swept.run_of("trial-0002")["status"] == "FAILED"
     assert "TrainingError" in swept.run_of("trial-0002")["tags.dmkd.status_reason"]
     parent = swept.run_of("sweep")
-    assert swept.run_of("trial-0000")["name"].startswith("trial 0: ")
+    assert swept.run_of("trial-0000")["name"].endswith(": trial 0")
+    assert parent["tags.mlflow.source.type"] == swept.run_of("trial-0000")["tags.mlflow.source.type"] == "LOCAL"
     assert parent["tags.dmkd.objective"] == "val/recall_at_1"
     assert "| rank |" in parent["tags.mlflow.note.content"]
     report = Path(parent["artifact_uri"].removeprefix("file://")) / "report"

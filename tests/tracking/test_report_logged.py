@@ -30,7 +30,7 @@ def test_figures_and_description_stand_on_the_parent_run_and_are_renewed(databas
     board = find_board(database)
     with pytest.raises(TrackingError, match="no sweep's parent run"):
         parent_of(board)
-    said = {"dmkd.stage": "sweep", DESCRIPTION: "Which rate is best?"}
+    said = {"dmkd.stage": "sweep", DESCRIPTION: "Which rate is best?\n\nA long story."}
     with log_run(database, "sim/one", "s", params={}, tags=said) as parent:
         pass
     board = find_board(database, "sim/one")
@@ -39,6 +39,7 @@ def test_figures_and_description_stand_on_the_parent_run_and_are_renewed(databas
     for _ in range(2):
         assert log_report(material) == parent.id
     run = connect(database).get_run(parent.id)
+    assert connect(database).get_experiment(run.info.experiment_id).tags[DESCRIPTION] == "Which rate is best?"
     text = run.data.tags[DESCRIPTION]
     assert text.startswith("Which rate is best?")
     assert text.count("| rank |") == 1

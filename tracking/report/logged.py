@@ -22,6 +22,8 @@ BEGINS = "\n\n<!-- dmkd: the board -->\n\n"
 def log_report(material: Material) -> str:
     """Put page and figures (as PNG) under `report/` of the newest parent run of the experiment; its run id.
 
+    An experiment without a description gets the first paragraph of the sweep's.
+
     Raises `TrackingError` where there is no parent run, or the tracker refuses.
     """
     run_id = parent_of(material.board)
@@ -32,8 +34,12 @@ def log_report(material: Material) -> str:
         for path in written.figures:
             if path.suffix == ".png":
                 client.log_artifact(run_id, str(path), "report/figures")
-        said = client.get_run(run_id).data.tags.get(DESCRIPTION, "").split(BEGINS)[0]
+        run = client.get_run(run_id)
+        said = run.data.tags.get(DESCRIPTION, "").split(BEGINS)[0]
         client.set_tag(run_id, DESCRIPTION, f"{said}{BEGINS}{render(material.board.frame, 'md')}"[:7900])
+        experiment = client.get_experiment(run.info.experiment_id)
+        if said and DESCRIPTION not in experiment.tags:
+            client.set_experiment_tag(experiment.experiment_id, DESCRIPTION, said.split("\n\n")[0])
     return run_id
 
 
