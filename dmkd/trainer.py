@@ -213,8 +213,10 @@ class Training:
 
     @cached_property
     def model_costs(self) -> dict[str, float]:
-        """What the student costs (`scoring.model_costs`)."""
-        return model_costs(self.student, self.resolution)
+        """What the student costs (`scoring.model_costs`); `model/gallery_resolution` where its teacher embeds the gallery."""
+        wall = self._teacher_side() if self.config.method.gallery == "teacher" else None
+        told = {} if wall is None else {"model/gallery_resolution": float(wall.resolution)}
+        return model_costs(self.student, self.resolution) | told
 
     def state(self) -> State:
         """A copy of all that a bit-exact resume needs."""

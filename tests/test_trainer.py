@@ -190,6 +190,7 @@ def test_model_costs_are_counted(root: Path) -> None:
     # ResNet-18 has 11.18 M parameters before its classifier; the embedding adds 512 x 16 + 16.
     assert costs["model/parameters"] == 11_176_512 + 512 * 16 + 16
     assert costs["model/dim"] == 16
+    assert "model/gallery_resolution" not in costs
     # 1.814 G multiply-adds at 224 px scale with the area to 32 px.
     assert costs["model/gflops"] == pytest.approx(1.814 * (32 / 224) ** 2, rel=0.02)
 

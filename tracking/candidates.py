@@ -25,7 +25,7 @@ TEXTS = ("run_id", "experiment", "experiment_id", "status", "start_time")
 PARAMS = ("student.dim", "student.resolution", "student.backbone", "teacher.resolution")
 METRICS = (
     *("test_looks", "model/gflops", "model/parameters", "model/dim", "model/latency_ms", "cost/latency_ms"),
-    *("cost/gpu_seconds", "cost/train_seconds"),
+    *("model/gallery_resolution", "cost/gpu_seconds", "cost/train_seconds"),
 )
 """What of the runs a row is made from; all else of them is looked up where it is asked for."""
 
@@ -219,6 +219,7 @@ def _completed(frame: pl.DataFrame) -> pl.DataFrame:
     ended = pl.when("pruned").then(pl.lit("pruned")).otherwise(pl.col("first_status").str.to_lowercase())
     size = {name: pl.col(name).cast(pl.Float64, strict=False) for name in ("student.dim", "student.resolution")}
     counted = pl.col("search_runs").is_not_null()
+    wall = pl.col("teacher.resolution").cast(pl.Float64, strict=False)  # 0: the teacher's own, which only the run knew
     return frame.with_columns(
         pl.when(pl.col("method") != "").then("method").otherwise(pl.lit("run")).alias("method"),
         pl.when(pl.col("reference") != "").then("reference").alias("reference"),
@@ -227,7 +228,7 @@ def _completed(frame: pl.DataFrame) -> pl.DataFrame:
         pl.col("model/parameters").alias("parameters"),
         pl.when(pl.col("model/dim") != 0).then("model/dim").otherwise(size["student.dim"]).alias("dim"),
         size["student.resolution"].alias("resolution"),
-        pl.col("teacher.resolution").cast(pl.Float64, strict=False),
+        pl.coalesce(pl.when(wall != 0).then(wall), "model/gallery_resolution").alias("teacher.resolution"),
         pl.col("student.backbone").alias("backbone"),
         pl.coalesce("model/latency_ms", "cost/latency_ms").alias("latency_ms"),
         (pl.col("gpu_seconds") / 3600).alias("gpu_hours"),

@@ -129,7 +129,7 @@ def _described(found: pl.DataFrame, select_by: str, report: str) -> pl.DataFrame
     return found.with_columns(
         id=name,
         reproduce="dmkd reproduce " + name,
-        gallery_resolution=pl.when(pl.col(gallery) != 0).then(gallery) if role(select_by) == "asymmetric" else gallery,
+        gallery_resolution=gallery,
         role=pl.lit(role(select_by)),
         select_by=pl.lit(select_by),
         report=pl.lit(report),

@@ -68,6 +68,7 @@ def student(root: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory)
         **more,
     )
     assert (folder / "evaluation" / "queries_val_asymmetric_q24_g48.parquet").is_file()
+    assert epoch.training.model_costs["model/gallery_resolution"] == 48
     return folder / "checkpoint", epoch.metrics
 
 

@@ -200,6 +200,16 @@ def test_roles_are_separate_boards():
     assert (order(other), other["role"][0]) == ([("b", 1)], "asymmetric")
 
 
+def test_the_gallery_has_the_resolution_of_the_teacher_as_set_or_as_the_run_knew_it():
+    scores = {"metrics.val_asymmetric/recall_at_1": 0.7, "params.student.resolution": "48"}
+    own = run("aaaaaaaa1111") | scores | {"params.teacher.resolution": "0", "metrics.model/gallery_resolution": 96.0}
+    given = run("bbbbbbbb1111") | scores | {"params.teacher.resolution": "64", "metrics.model/gallery_resolution": 64.0}
+    older = run("cccccccc1111") | scores | {"params.teacher.resolution": "0"}
+    board = leaderboard(table(own, given, older), "val_asymmetric/recall_at_1", "test_asymmetric/recall_at_1").sort("id")
+    assert board["gallery_resolution"].to_list() == [96.0, 64.0, None]
+    assert "48/96" in render(board)
+
+
 def test_group_by_keeps_the_best_row_of_each_value():
     backbones = {"a": "r18", "b": "r50", "c": "r18"}
     runs = table(
