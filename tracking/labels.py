@@ -61,7 +61,9 @@ def _label(candidates: pl.DataFrame, keys: list[str]) -> pl.Expr:
     given = [_given(candidates[key], WORDS.get(key, f"{key.rsplit('.', 1)[-1]}=")) for key in keys]
     stated = (pl.col("published") != "") & (pl.col("label") != "") & ~pl.col("label").str.starts_with("trial ")
     told = pl.concat_str("method", *given)
-    return pl.coalesce("reference", pl.when(stated).then("label"), told).alias("label")
+    # A sweep may have two references of a kind: "teacher", and "teacher, student's resolution".
+    nearer = pl.when(pl.col("label").str.starts_with(pl.concat_str("reference", pl.lit(",")))).then("label")
+    return pl.coalesce(nearer, "reference", pl.when(stated).then("label"), told).alias("label")
 
 
 def _given(values: pl.Series, word: str) -> pl.Series:

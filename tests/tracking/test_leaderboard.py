@@ -150,6 +150,16 @@ def test_references_are_shown_and_only_an_undistilled_student_is_a_candidate():
     assert frame["label"].to_list()[2].startswith("teacher")
 
 
+def test_two_references_of_a_kind_are_told_apart():
+    teacher = {"tags.dmkd.reference": "teacher", "tags.dmkd.label": "teacher"}
+    small = teacher | {"tags.dmkd.label": "teacher, student's resolution"}
+    board = leaderboard(table(run("aaaaaaaa1111", val=0.3) | teacher, run("bbbbbbbb1111", val=0.2) | small))
+    assert dict(board.select("config_hash", "label").iter_rows()) == {
+        "aaaaaaaa1111": "teacher",
+        "bbbbbbbb1111": "teacher, student's resolution",
+    }
+
+
 def test_the_id_of_a_row_does_not_change_when_its_final_stage_or_other_rows_arrive():
     few = leaderboard(table(run("aaaaaaaa1111", val=0.3)))
     more = leaderboard(
