@@ -46,6 +46,8 @@ class Wanted:
     """The part on which the loss of a smaller precision is measured."""
     measured: bool = True
     """Measure that loss."""
+    gallery: Path | None = None
+    """The checkpoint whose network embeds the gallery, where that is another: the loss is measured there, too."""
     configured: bool = True
     """Keep config.yaml, which names places of the machine that trained."""
 
@@ -142,7 +144,8 @@ class Runs(nn.Module):
 
 
 def loss_of(network: EmbeddingNet, resolution: int, program: Program, folder: Path, wanted: Wanted) -> dict[str, Any]:
-    """Recall@1 of the network and of its smaller program on a part of its data set, alone and in the network's own gallery.
+    """Recall@1 of the network and of its smaller program on a part of its data set: alone, in the network's own gallery, and in
+    that of `wanted.gallery`.
 
     Raises `DataError` where the data set is not here, `ConfigError` for a landmark test set.
     """
@@ -156,12 +159,23 @@ def loss_of(network: EmbeddingNet, resolution: int, program: Program, folder: Pa
             f"the loss of {wanted.precision} cannot be measured: {error} (or take it as it is: --unmeasured)"
         ) from None
     small = cast(EmbeddingNet, Runs(program.run, network))
-    return {"split": wanted.split, "pictures": len(measure.part)} | _losses(measure, network, small, resolution, wanted.precision)
-
-
-def _losses(measure: Measure, network: EmbeddingNet, small: EmbeddingNet, resolution: int, name: str) -> dict[str, Any]:
     whole, less = (measure.embed(Side(one, resolution)) for one in (network, small))
+    wall = None if wanted.gallery is None else _wall(measure, wanted.gallery)
+    told: dict[str, Any] = {"split": wanted.split, "pictures": len(measure.part)}
+    return told | _losses(measure, wanted.precision, whole, less, wall)
+
+
+def _wall(measure: Measure, gallery: Path) -> Tensor:
+    """The part as the network in the folder `gallery` embeds it, by its own preprocessing."""
+    network, info = load_model(gallery)
+    data = replace(measure.data, crop_ratio=float(info["preprocessing"]["crop_ratio"]))
+    return replace(measure, data=data).embed(Side(network.eval(), int(info["resolution"]), "teacher"))
+
+
+def _losses(measure: Measure, name: str, whole: Tensor, less: Tensor, wall: Tensor | None) -> dict[str, float]:
     pairs = {"fp32": (whole, whole), name: (less, less), f"{name} queries, fp32 gallery": (less, whole)}
+    if wall is not None:
+        pairs |= {"fp32 queries, teacher's gallery": (whole, wall), f"{name} queries, teacher's gallery": (less, wall)}
     recall = {key: measure.compare(*pair)[0]["recall_at_1"] for key, pair in pairs.items()}
-    told: dict[str, Any] = {f"recall_at_1, {key}": value for key, value in recall.items()}
+    told = {f"recall_at_1, {key}": value for key, value in recall.items()}
     return told | {"loss of recall_at_1": recall["fp32"] - recall[name]}

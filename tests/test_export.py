@@ -47,6 +47,20 @@ def test_safetensors_with_a_card(net: EmbeddingNet, tmp_path: Path) -> None:
         assert words in card
 
 
+def test_the_card_says_in_words_what_model_json_has_in_full(net: EmbeddingNet, tmp_path: Path) -> None:
+    classes = {"count": 948, "sha256": "7650027d", "marks": "ABUL" * 1000}
+    notes = {"trained_on": {"dataset": "signs", "fingerprint": "000d1f10", "training_classes": classes}}
+    info = export(net, tmp_path / "m", images=photographs(), extra=notes | {"provenance": {"model": "m", "version": 3}})
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert "| trained_on | signs, 948 classes (split 000d1f10) |" in card
+    assert "| provenance | model m, version 3 |" in card
+    assert "ABUL" not in card
+    assert info["extra"]["trained_on"]["training_classes"] == classes
+    # What another program wrote there is shown as it is.
+    export(net, tmp_path / "n", images=photographs(), extra={"trained_on": "a disk of pictures"})
+    assert "| trained_on | a disk of pictures |" in (tmp_path / "n" / "README.md").read_text()
+
+
 def test_pt2_gives_the_same_embeddings_for_any_number_of_pictures(net: EmbeddingNet, tmp_path: Path) -> None:
     net.train()
     info = export(net, tmp_path / "m", "pt2", images=photographs())

@@ -42,10 +42,13 @@ def save_served(deployable: Path, to: Path, *, helpers: Sequence[Path]) -> str:
     `helpers` are what `CODE` imports, in the order of `HELPERS`. Raises `TrackingError` where what MLflow wrote holds a pickle.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow warns of its own type hints, and of ours that it would rather have as its kinds
+        warnings.simplefilter("ignore")
         import mlflow.pyfunc
         from mlflow.models import ModelSignature
         from mlflow.types import ColSpec, Schema
+
+        # MLflow warns of its own type hints, and of ours that it would rather have as its kinds; its import lets itself speak.
+        warnings.simplefilter("ignore")
 
         mlflow.pyfunc.save_model(
             path=str(to),

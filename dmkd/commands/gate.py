@@ -47,7 +47,7 @@ def judge(
     symmetric = score(searches.search(new.queries, new.queries), metric)
     assert symmetric is not None
     if old is None:
-        return Verdict(True, f"nothing was deployed; {metric} {symmetric:.4f} in its own gallery", symmetric, {})
+        return _first(searches, new, metric, symmetric)
     cells = {(cell.queries, cell.gallery): cell for cell in searches.matrix(old, new)}
     numbers: dict[str, Any] = {f"{asked} queries, {shown} gallery": score(cell, metric) for (asked, shown), cell in cells.items()}
     champion, candidate = cells["old", "old"], cells["new", "new" if reindex else "old"]
@@ -60,6 +60,19 @@ def judge(
     by = f"{100 * (after - before):+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
     text = f"{metric} {where}: {after:.4f}, the champion's {before:.4f}: {by}"
     return Verdict(after - before >= -tolerance, text, symmetric, numbers)
+
+
+def _first(searches: Compatibility, new: Pair, metric: str, symmetric: float) -> Verdict:
+    """Nothing to be worse than; what is told of an asymmetric student is its score in the gallery that it was made for."""
+    text = f"nothing was deployed; {metric} {symmetric:.4f} in its own gallery"
+    if new.gallery == new.queries:
+        return Verdict(True, text, symmetric, {})
+    cell = searches.search(new.queries, new.gallery, role=new.role)
+    there = score(cell, metric)
+    if there is None:
+        return Verdict(False, f"it cannot search the gallery that it is to come with ({cell.reason})", symmetric, {})
+    text = f"nothing was deployed; {metric} {there:.4f} in its teacher's gallery, {symmetric:.4f} in its own"
+    return Verdict(True, text, symmetric, {"new queries, new gallery": there})
 
 
 def score(cell: Cell, metric: str) -> float | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,9 +61,15 @@ def pull(options: argparse.Namespace) -> None:
     made: dict[str, Any] = {}
 
     def finish(folder: Path) -> None:
-        made.update(deploy(folder, wanted, origin.told))
-        for ref, place in _gallery(options.gallery, origin):
-            fetch(ref, folder / "gallery", uri, place=place, finish=lambda wall: _deploy_gallery(wall, wanted))
+        with tempfile.TemporaryDirectory(prefix="dmkd-") as place:
+            walls = [
+                fetch(ref, Path(place) / "gallery", uri, place=where, finish=lambda wall: _deploy_gallery(wall, wanted))
+                for ref, where in _gallery(options.gallery, origin)
+            ]
+            # Not before: the folder is written anew with its program.
+            made.update(deploy(folder, replace(wanted, gallery=walls[0] if walls else None), origin.told))
+            for wall in walls:
+                shutil.move(wall, folder / "gallery")
 
     folder = fetch(options.ref, options.to, uri, finish=None if options.no_program else finish)
     if made.get("extra", {}).get("loss") and options.split == "test":
@@ -121,6 +129,9 @@ def _count_look(options: argparse.Namespace, origin: Origin) -> None:
 
 def report(folder: Path, made: dict[str, Any]) -> str:
     """What was pulled, and what to type next."""
+    from dmkd.checkpoint import read_info
+    from dmkd.models.saved import CARD
+
     lines = [f"{folder}: weights verified"]
     if made:
         extra = made["extra"]
@@ -135,6 +146,9 @@ def report(folder: Path, made: dict[str, Any]) -> str:
             lines.append(f"of no other size: {runs['size_because']}; `dmkd evaluate` measures the network at others")
         if told := extra.get("calibration"):
             lines.append(f"int8 ranges are of {told['pictures']} pictures ({told['of']})")
+        if (folder / "gallery" / CARD).is_file():
+            wall = read_info(folder / "gallery")
+            lines.append(f"gallery/: its teacher, which embeds the gallery ({wall['resolution']} x {wall['resolution']} px)")
         lines += [f"{key}: {value:.4f}" for key, value in extra.get("loss", {}).items() if isinstance(value, float)]
         lines.append(f"without dmkd: python {folder}/embed.py PICTURE...; python {folder}/search.py --help")
     return "\n".join([*lines, f"measure it again: dmkd evaluate --checkpoint {folder}"])

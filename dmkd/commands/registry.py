@@ -178,12 +178,27 @@ def _closed(options: argparse.Namespace, verdict: Verdict, standing: Standing) -
 
     made = read_info(standing.new.queries)["embedding_space"]
     ways = "--force WHY promotes it all the same"
-    if standing.gallery["space"] != made and not options.reindex:
+    if standing.old is None:
+        ways = f"give the network that embeds its gallery by --gallery REF; {ways}"
+    elif _teacher_space(standing.new.queries) == standing.gallery["space"]:
+        ways = f"it was trained towards this very gallery: another row or a longer training may do better; {ways}"
+    elif standing.gallery["space"] != made and not options.reindex:
         ways = (
             f"its embedding space is {made}, the gallery's {standing.gallery['space']}: train it towards that one (its network "
             f"as the teacher), or say --reindex if the gallery will be embedded anew; {ways}"
         )
     return f"not promoted: {verdict.text}. {ways[0].upper()}{ways[1:]}"
+
+
+def _teacher_space(candidate: Path) -> str:
+    """The embedding space that an asymmetric student was trained towards; empty for another, or where its teacher is not here."""
+    from dmkd.checkpoint import read_info
+    from dmkd.run import evaluation_config
+
+    if read_info(candidate)["extra"].get("gallery", "student") != "teacher":
+        return ""
+    teacher = Path(evaluation_config(candidate).teacher.checkpoint or "missing")
+    return str(read_info(teacher)["embedding_space"]) if (teacher / "model.json").is_file() else ""
 
 
 def _count_looks(runs: set[str], uri: str) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +30,25 @@ def gallery_folder() -> Path:
     return HERE / "gallery" if (HERE / "gallery" / "model.json").exists() else HERE
 
 
-def index(folder: Path, to: Path) -> None:
-    """Embed every picture below `folder`; keep a faiss index of them, and their paths, in `to`."""
-    embedder, rows, paths = Embedder(gallery_folder()), [], []
+def readable(folder: Path) -> Iterator[tuple[str, Image.Image]]:
+    """Every picture below `folder` with its path in it; what cannot be read is left out, and named."""
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
         try:
-            rows.append(embedder([path])[0])
-            paths.append(path.relative_to(folder).as_posix())
+            yield path.relative_to(folder).as_posix(), rgb(path)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             print(f"left out: {path} ({error})", file=sys.stderr)
+
+
+def index(folder: Path, to: Path) -> None:
+    """Embed every picture below `folder`; keep a faiss index of them, and their paths, in `to`."""
+    embedder, pictures, rows, paths = Embedder(gallery_folder()), readable(folder), [], []
+    while some := list(islice(pictures, 32)):
+        rows.append(embedder([image for _, image in some]))
+        paths += [path for path, _ in some]
     if not rows:
         sys.exit(f"{folder}: no picture in it that could be read; wanted {' '.join(SUFFIXES)}")
-    found = faiss.IndexFlatIP(len(rows[0]))
-    found.add(np.stack(rows))
+    found = faiss.IndexFlatIP(rows[0].shape[1])
+    found.add(np.concatenate(rows))
     to.mkdir(parents=True, exist_ok=True)
     faiss.write_index(found, str(to / "gallery.faiss"))
     told = {"folder": str(folder.resolve()), "paths": paths, "embedding_space": embedder.info["embedding_space"]}
@@ -57,11 +65,8 @@ def find(pictures: list[Path], place: Path, top: int, out: Path | None) -> None:
     scores, rows = faiss.read_index(str(place / "gallery.faiss")).search(Embedder(HERE)(pictures), min(top, len(told["paths"])))
     for number, (picture, score, row) in enumerate(zip(pictures, scores, rows, strict=True), 1):
         paths = [told["paths"][position] for position in row]
-        print(
-            json.dumps(
-                {"query": str(picture), "found": [[path, round(float(s), 4)] for path, s in zip(paths, score, strict=True)]}
-            )
-        )
+        found = [[path, round(float(value), 4)] for path, value in zip(paths, score, strict=True)]
+        print(json.dumps({"query": str(picture), "found": found}))
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             sheet([picture, *(Path(told["folder"]) / path for path in paths)]).save(out / f"{number}-{picture.stem}.png")
@@ -90,10 +95,13 @@ def main(arguments: Any = None) -> None:
     find_.add_argument("--top", type=int, default=5)
     find_.add_argument("--out", type=Path, metavar="FOUND", help="a sheet of pictures for each query goes here")
     options = parser.parse_args(arguments)
-    if options.command == "index":
-        index(options.folder, options.to)
-    else:
-        find(options.pictures, options.index, options.top, options.out)
+    try:
+        if options.command == "index":
+            index(options.folder, options.to)
+        else:
+            find(options.pictures, options.index, options.top, options.out)
+    except OSError as error:
+        sys.exit(f"search.py: {error}")
 
 
 if __name__ == "__main__":

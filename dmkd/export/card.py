@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dmkd.models.embedder import EmbeddingNet
@@ -10,6 +10,15 @@ from dmkd.models.saved import CARD
 
 APART = ("metrics", "runs", "loss")
 """What of the notes has a section of its own."""
+WORDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "trained_on": lambda told: f"{told['dataset']}, {told['training_classes']['count']} classes (split {told['fingerprint']})",
+    "parity": lambda told: (
+        f"within {told['largest_difference']:.1e} of the network on {told['images']} {told['pictures']} pictures"
+    ),
+    "calibration": lambda told: f"{told['pictures']} pictures ({told['of']})",
+    "provenance": lambda told: ", ".join(f"{key} {value}" for key, value in told.items()),
+}
+"""What of the notes is a mapping, in words; model.json has all of it."""
 
 
 def model_card(net: EmbeddingNet, resolution: int, notes: Mapping[str, Any]) -> str:
@@ -37,7 +46,7 @@ def model_card(net: EmbeddingNet, resolution: int, notes: Mapping[str, Any]) -> 
         "",
         *_loss(notes),
         "## Provenance",
-        *_table({key: value for key, value in notes.items() if key not in APART}),
+        *_table({key: _worded(key, value) for key, value in notes.items() if key not in APART}),
         "",
     ]
     return "\n".join(lines)
@@ -77,6 +86,13 @@ def _loss(notes: Mapping[str, Any]) -> list[str]:
     if not loss:
         return []
     return [f"## What {notes['precision']} costs", *_table(loss), ""]
+
+
+def _worded(key: str, value: Any) -> Any:
+    try:
+        return WORDS[key](value) if key in WORDS else value
+    except (KeyError, TypeError, ValueError):  # notes of another program, or of an older one
+        return value
 
 
 def _table(rows: Mapping[str, Any]) -> list[str]:

@@ -94,6 +94,10 @@ def test_a_broken_picture_in_the_gallery_is_left_out_and_named(pulled, pictures,
     (tmp_path / "gallery" / "bad.png").write_bytes(b"no picture")
     run_bare(bare, pulled / "search.py", "index", tmp_path / "gallery", "--to", tmp_path / "index")
     assert json.loads((tmp_path / "index" / "gallery.json").read_text())["paths"] == ["good.png"]
+    # And what is not there is one line.
+    for words in (["find", tmp_path / "nowhere.png", "--index", tmp_path / "index"], ["find", pictures, "--index", pictures]):
+        with pytest.raises(AssertionError, match=r"^search.py: .*No such file.*\n"):
+            run_bare(bare, pulled / "search.py", *words)
 
 
 def test_the_teacher_embeds_the_gallery_of_an_asymmetric_student(pictures, bare, tmp_path):
@@ -103,6 +107,9 @@ def test_the_teacher_embeds_the_gallery_of_an_asymmetric_student(pictures, bare,
     run_bare(bare, tmp_path / "out" / "search.py", "index", pictures, "--to", tmp_path / "index")
     index = faiss.read_index(str(tmp_path / "index" / "gallery.faiss"))
     everything = sorted(pictures.rglob("*.png"))
+    assert json.loads((tmp_path / "index" / "gallery.json").read_text())["paths"] == [
+        path.relative_to(pictures).as_posix() for path in everything
+    ]
     np.testing.assert_allclose(
         index.reconstruct_n(0, index.ntotal), embedded(network(1, resolution=48), everything).numpy(), atol=1e-4
     )
@@ -139,6 +146,20 @@ def test_a_smaller_precision_comes_with_its_loss_of_recall(kind, made, pictures,
     assert loss[f"recall_at_1, {precision}"] == pytest.approx(naive_recall(small, small, labels))
     assert loss[f"recall_at_1, {precision} queries, fp32 gallery"] == pytest.approx(naive_recall(small, whole, labels))
     assert f"What {precision} costs" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_smaller_asymmetric_student_is_measured_in_its_teachers_gallery(pictures, bare, tmp_path, capsys):
+    wall = network(1, resolution=48)
+    teacher = checkpoint(wall, tmp_path / "teacher", pictures)
+    student = checkpoint(network(2), tmp_path / "student", pictures, teacher)
+    main(["pull", str(student), "--to", str(tmp_path / "out"), "--gallery", str(teacher), "--precision", "int8"])
+    assert "gallery/: its teacher, which embeds the gallery (48 x 48 px)" in capsys.readouterr().out
+    loss = json.loads((tmp_path / "out" / "model.json").read_text())["extra"]["loss"]
+    files, labels = held_out(pictures)
+    run_bare(bare, tmp_path / "out" / "embed.py", *files, "--out", tmp_path / "found.npy")
+    there = embedded(wall, files).numpy()
+    for name, queries in {"fp32": embedded(network(2), files).numpy(), "int8": np.load(tmp_path / "found.npy")}.items():
+        assert loss[f"recall_at_1, {name} queries, teacher's gallery"] == pytest.approx(naive_recall(queries, there, labels))
 
 
 def test_what_a_program_is_made_by_is_of_the_training_part(made, pictures, tmp_path):

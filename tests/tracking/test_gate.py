@@ -126,11 +126,20 @@ def test_an_asymmetric_student_brings_its_teacher_for_the_gallery(database, pict
     teacher = checkpoint(network(1, resolution=48), tmp_path / "teacher", pictures)
     student = run(database, checkpoint(network(2), tmp_path / "student", pictures, teacher), "student")
     main(["promote", f"runs:/{student}", "--as", "m", "--tracking-uri", database, "--no-serve"])
+    files, labels = held_out(pictures)
+    own, wall = embedded(network(2), files).numpy(), embedded(network(1, resolution=48), files).numpy()
+    there, symmetric = naive_recall(own, wall, labels), naive_recall(own, own, labels)
+    assert f"{there:.4f} in its teacher's gallery, {symmetric:.4f} in its own" in capsys.readouterr().out
     main(["pull", "models:/m@champion", "--to", str(tmp_path / "out"), "--tracking-uri", database])
     told = json.loads((tmp_path / "out" / "gallery" / "model.json").read_text())
     assert told["embedding_space"] == json.loads((teacher / "model.json").read_text())["embedding_space"]
     assert (tmp_path / "out" / "gallery" / "graph.pt2").is_file()
     # The next student of the same teacher is judged in the teacher's gallery, which is there already.
+    third = next(net for net in map(network, range(3, 30)) if naive_recall(embedded(net, files).numpy(), wall, labels) < there)
+    worse = run(database, checkpoint(third, tmp_path / "worse", pictures, teacher), "worse")
+    said = refused(capsys, "promote", f"runs:/{worse}", "--as", "m", "--tracking-uri", database, "--no-serve")
+    assert "It was trained towards this very gallery" in said
+    assert "train it towards that one" not in said
     (tmp_path / "teacher").rename(tmp_path / "moved")
     other = run(database, checkpoint(network(3), tmp_path / "other", pictures, tmp_path / "teacher"), "other")
     main(["promote", f"runs:/{other}", "--as", "m", "--force", "to see", "--tracking-uri", database, "--no-serve"])
