@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.faults.processes import python
-from tests.tracking.test_runs import history, spools
+from tests.tracking.tracked import history, spools
 from tracking.client import connect
 from tracking.delivery import HEARTBEAT, SPOOL, Sender
 from tracking.heartbeat import lost_after

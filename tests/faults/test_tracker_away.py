@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.tracking.test_runs import history
+from tests.tracking.tracked import history
 from tracking.client import connect
 from tracking.delivery import Sender
 from tracking.errors import TrackingError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tracking.test_runs import history
+from tests.tracking.tracked import history
 from tracking.reading import load_runs
 from tracking.runs import sync
 

@@ -3,33 +3,18 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
-import signal
-import sqlite3
 import subprocess
 import sys
-import threading
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.tracking.tracked import GIVEN, history, spools
 from tracking.client import Unreachable, connect, ensure_experiment
 from tracking.delivery import Sender
 from tracking.errors import TrackingError
 from tracking.runs import find_run, load_runs, log_run, start_run, sync
-from tracking.spool import Spool
-
-GIVEN = {"params": {"method.temperature": 0.5, "seed": 0}, "tags": {"dmkd.seed": 0}}
-
-
-def history(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
-    return [(point.step, point.value) for point in connect(uri).get_metric_history(run_id, key)]
-
-
-def spools(state: Path) -> list[Path]:
-    return sorted((state / "spool").glob("*"))
 
 
 def test_everything_arrives(uri, state, tmp_path):
@@ -182,139 +167,6 @@ def test_artifacts_lie_beside_the_database_whatever_the_working_folder(database,
         run.log_text("x", "x.txt")
     assert (tmp_path / "mlartifacts/a-b-c" / run.id / "artifacts/x.txt").is_file()
     assert list((tmp_path / "elsewhere").iterdir()) == []
-
-
-def test_a_server_that_is_away_costs_nothing_but_a_warning_and_sync_delivers_once(line, server, state, caplog):
-    experiment = f"away/{time.time_ns()}"
-    began = time.monotonic()
-    with log_run(line.uri, experiment, "x", key="k", **GIVEN) as run:
-        run.log({"val/a": 0.25}, 1)
-        run.log_text("x", "x.txt")
-        assert run.id is None
-    assert time.monotonic() - began < 15
-    assert "dmkd sync" in caplog.text
-    assert sync().delivered == 0
-    (left,) = spools(state)
-    shutil.copytree(left, state / "copy")
-    line.up()
-    assert (sync().delivered, spools(state)) == (1, [])
-    shutil.copytree(state / "copy", left)  # as if nobody had noted that it was delivered
-    assert sync().delivered == 1
-    row = load_runs(server, experiment).row(0, named=True)
-    assert row["status"] == "FINISHED"
-    assert history(server, row["run_id"], "val/a") == [(1, 0.25)]
-    stamps = [json.loads(text)["time"] for text in (state / "copy/events.jsonl").read_text().splitlines()]
-    assert connect(server).get_metric_history(row["run_id"], "val/a")[0].timestamp == stamps[0]
-    assert row["end_time"].timestamp() * 1000 == pytest.approx(stamps[-1], abs=1)
-
-
-def test_a_server_that_comes_back_gets_the_rest_while_training_goes_on(line, server):
-    experiment = f"back/{time.time_ns()}"
-    line.up()
-    with log_run(line.uri, experiment, "x", **GIVEN) as run:
-        run.log({"val/a": 0.1}, 1)
-        line.down()
-        run.log({"val/a": 0.2}, 2)
-        time.sleep(0.3)
-        line.up()
-        run.log({"val/a": 0.3}, 3)
-    assert history(server, run.id, "val/a") == [(1, 0.1), (2, 0.2), (3, 0.3)]
-    assert connect(server).get_run(run.id).info.status == "FINISHED"
-
-
-def test_a_slow_server_does_not_hold_the_trainer(database, monkeypatch, caplog):
-    free = threading.Event()
-    deliver = Sender.deliver
-    monkeypatch.setattr(Sender, "deliver", lambda self: free.wait(30) and deliver(self))
-    began = time.monotonic()
-    with log_run(database, "e", "x", patience=0.2, **GIVEN) as run:
-        run.log({"a": 1.0}, 1)
-    assert time.monotonic() - began < 10
-    assert "is slow" in caplog.text
-    free.set()
-    run._courier.join(20)
-    assert load_runs(database)["status"].to_list() == ["FINISHED"]
-
-
-def test_a_killed_process_loses_nothing_and_does_not_stay_running(database, state):
-    code = (
-        "import os, signal\nfrom tracking.runs import log_run\n"
-        f"with log_run({database!r}, 'e', 'x', params={{}}, tags={{}}, key='k') as run:\n"
-        "    run._courier.poke = lambda: None\n    run.log({'a': 1.0}, 1)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ | {"DMKD_STATE": str(state)}
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert load_runs(database)["status"].to_list() == ["RUNNING"]
-    with (spools(state)[0] / "events.jsonl").open("a") as file:
-        file.write('{"metrics": {"a": 2')  # the line that the kill tore
-    assert sync().delivered == 1
-    row = load_runs(database).row(0, named=True)
-    assert (row["status"], row["metrics.a"]) == ("KILLED", 1.0)
-    assert "without closing" in row["tags.dmkd.status_reason"]
-
-
-def abandoned(state: Path, uri: str) -> Spool:
-    """What a process leaves that wrote steps 1 and 2, sent nothing, and died."""
-    header = {
-        "uri": uri,
-        "experiment": "e",
-        "name": "x",
-        "key": "k",
-        "params": {},
-        "tags": {},
-        "parent_id": None,
-        "start_time": 1,
-    }
-    spool = Spool.create(state / "spool", header)
-    Sender(spool).open(live=True)
-    for step in (1, 2):
-        spool.append({"metrics": {"a": float(step)}, "step": step})
-    return spool
-
-
-def test_the_next_process_sends_first_what_the_dead_one_left_and_keeps_the_run_alive(database, state):
-    abandoned(state, database).release()
-    with log_run(database, "e", "x", key="k", **GIVEN) as run:
-        run.log({"a": 20.0}, 2)
-        run.log({"a": 3.0}, 3)
-    assert history(database, run.id, "a") == [(1, 1.0), (2, 2.0), (3, 3.0)]
-    assert load_runs(database)["status"].to_list() == ["FINISHED"]
-    assert spools(state) == []
-
-
-def test_a_damaged_database_does_not_keep_other_runs_from_being_sent(database, state, tmp_path):
-    """As a process leaves one that is killed while it makes the tables."""
-    path = tmp_path / "half.db"
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript("CREATE TABLE params (run_uuid TEXT); CREATE INDEX index_params_run_uuid ON params (run_uuid);")
-    header = {"experiment": "e", "name": "x", "key": "k", "params": {}, "tags": {}, "parent_id": None, "start_time": 1}
-    Spool.create(state / "spool", header | {"uri": f"sqlite:///{path}"}).release()
-    abandoned(state, database).release()
-    done = sync()
-    assert done.delivered == 1
-    assert len(done.waiting) == 1
-    assert "\n" not in done.waiting[0]
-    assert load_runs(database).height == 1
-
-
-def test_the_end_of_an_old_process_does_not_end_a_run_that_goes_on(database, state):
-    old = abandoned(state, database)
-    old.append({"status": "FAILED", "reason": "old"})
-    run = start_run(database, "e", "x", key="k", spool=state / "other", **GIVEN)
-    old.release()
-    assert sync().delivered == 1
-    assert load_runs(database)["status"].to_list() == ["RUNNING"]
-    run.finish()
-    assert load_runs(database)["status"].to_list() == ["FINISHED"]
-
-
-def test_sync_leaves_a_living_run_alone(database, state):
-    with log_run(database, "e", "x", **GIVEN):
-        assert sync() == sync()
-        assert len(spools(state)) == 1
-        assert load_runs(database)["status"].to_list() == ["RUNNING"]
 
 
 def test_of_two_racing_creators_both_end_in_the_earlier_run(server):
