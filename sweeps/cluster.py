@@ -23,6 +23,7 @@ from sweeps.interrupts import own_interrupts
 from sweeps.progress import Progress
 from sweeps.rows import Job
 from sweeps.trial import DONE, Shared, Trial, read_done
+from sweeps.unfit import Fifo, Request
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -133,15 +134,18 @@ def run_tuner(stage: str, shared: Shared, resources: Resources, total: float, **
     """Run trials until the searcher, or the list `runs`, is done; the keys of those that died. `tuning`: see `TuneConfig`."""
     runs, more = tuning.pop("runs", None), tuning.pop("callbacks", ())
     trainable = tune.with_parameters(tuning.pop("trainable", Trial), shared=shared)
+    request, scheduler = Request(resources.cpus, resources.gpus, shared.folder.parent), tuning.pop("scheduler", None) or Fifo()
+    scheduler.request = request
     folder, progress = shared.folder.parent / "ray", Progress(stage, total, shared.objective)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": resources.cpus, "gpu": resources.gpus}),
+        tune.with_resources(trainable, request),
         param_space={"run": tune.grid_search(runs)} if runs is not None else {},
         tune_config=tune.TuneConfig(
             num_samples=int(min(total, MOST)) if runs is None else 1,
             max_concurrent_trials=resources.at_once,
             trial_dirname_creator=lambda trial: str(trial.trial_id),
             reuse_actors=True,
+            scheduler=scheduler,
             **tuning,
         ),
         run_config=tune.RunConfig(

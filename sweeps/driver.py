@@ -24,6 +24,7 @@ from sweeps.record import Record
 from sweeps.rows import Job
 from sweeps.signals import Terminated, terminable
 from sweeps.trial import Shared
+from sweeps.unfit import forget
 from sweeps.watch import silence
 from tracking.errors import TrackingError
 from tracking.places import default_uri
@@ -92,6 +93,7 @@ class Driver(ABC):
     def run(self) -> bool:
         """Every stage that is not done; whether the sweep is finished (it is not after Ctrl-C)."""
         self._reap()
+        forget(self.places.folder)
         run = start_run(
             self.places.tracking_uri,
             self.about.experiment,

@@ -7,10 +7,15 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from dmkd.errors import CheckpointError
 from tracking.places import write_text
 from tracking.spool import now_ms
+
+if TYPE_CHECKING:
+    from dmkd.checkpoint import State
+    from tracking.runs import Run
 
 STOPPED = "stopped-early"
 """Marker file in a trial's folder: the scheduler stopped it, it was not interrupted."""
@@ -82,3 +87,20 @@ def _epochs(folder: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with suppress(ValueError):
             yield json.loads(line)
+
+
+def resumed(folder: Path, run: Run, epoch: int) -> State | None:
+    """Where a trial goes on, if anywhere; its run says so where it is not from `epoch`, and gets again what it may lack."""
+    from dmkd.checkpoint import load_state
+
+    try:
+        state = load_state(folder / "state") if (folder / "state").exists() else None
+    except CheckpointError as error:  # killed while its first state was written, or every state is damaged
+        run.set_tags({"dmkd.resume": f"started afresh: {error}"})
+        return None
+    if state is not None:
+        note = f"from epoch {state.epoch}" + (f", not {epoch}: {state.damage}" if state.damage else "")
+        run.set_tags({"dmkd.resume": note})
+        for known in read_history(folder, state.epoch):
+            run.log(known["metrics"], known["step"], known["time"])
+    return state

@@ -14,9 +14,11 @@ from typing import Any
 import ray
 from ray import tune
 
+from sweeps.checks.survey import live_nodes, node_name
 from sweeps.fence import TOKEN
 from sweeps.folder import read_done, read_progress, write_done
 from sweeps.shared import Shared
+from sweeps.unfit import known, left
 from sweeps.watch import silence
 from tracking.heartbeat import HEARTBEAT, interval, lost_after, read_beat
 
@@ -59,6 +61,7 @@ class Guard(tune.Callback):
         """Trial id -> the last beat, when it was seen, and how many were since the worker began."""
         self._looked = time.monotonic()
         self._begun: dict[str, int] = {}
+        self._unfit: set[str] = set()
         self.backoff = Backoff()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -72,6 +75,9 @@ class Guard(tune.Callback):
         """
         self._seen.pop(trial.trial_id, None)
         key = _key(trial)
+        if nodes := left(self.folder.parent, key):
+            self._say_unfit(nodes, key)
+            return
         token = int((read_beat(self.folder / key / TOKEN) or {}).get("token", 0))
         if self._begun.get(trial.trial_id, 0) == token:
             print(f"  {key}: its worker ended before it began; trying again", file=sys.stderr, flush=True)
@@ -81,6 +87,15 @@ class Guard(tune.Callback):
         self._begun[trial.trial_id] = token
         epoch = read_progress(self.folder / key).get("epoch", 0)
         print(f"  {key}: its worker ended; the trial goes on from epoch {epoch} at most", file=sys.stderr, flush=True)
+
+    def _say_unfit(self, nodes: set[str], key: str) -> None:
+        """A line for each node, the first time that a trial has come back from it."""
+        names = {str(node["NodeID"]): node_name(node) for node in live_nodes()}
+        for node in nodes - self._unfit:
+            why = known(self.folder.parent).get(node, "its pictures are others")
+            print(f"dmkd: node {names.get(node, node[:6])} takes no trial of this sweep: {why}", file=sys.stderr, flush=True)
+        self._unfit |= nodes
+        print(f"  {key}: goes to another node", file=sys.stderr, flush=True)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Look at every running trial now and then."""

@@ -10,10 +10,11 @@ from statistics import median
 from typing import Any
 
 import optuna
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from sweeps.study import curve
 from sweeps.trial import STOPPED
+from sweeps.unfit import Avoiding, Fifo
 
 FEWEST = 3
 """Trials that a median is taken of."""
@@ -40,7 +41,7 @@ def history(study: optuna.Study) -> tuple[dict[int, dict[int, float]], set[int]]
     return {t.number: curve(t) for t in trials}, {t.number for t in trials if t.state.is_finished()}
 
 
-class Asha(AsyncHyperBandScheduler):
+class Asha(Avoiding, AsyncHyperBandScheduler):
     """Asynchronous successive halving over epochs: trial 0 is never stopped, and the rungs of an earlier driver are kept.
 
     The first rung is `grace` epochs; a trial that is stopped finds the marker file `STOPPED` in its folder.
@@ -85,11 +86,11 @@ class Asha(AsyncHyperBandScheduler):
             super().on_trial_remove(tune_controller, trial)
 
 
-class MedianRule(FIFOScheduler):
+class MedianRule(Fifo):
     """Stop a trial whose mean so far lies below the median of the others' means up to the same epoch, from `grace` epochs on."""
 
     def __init__(self, study: optuna.Study, folder: Path, *, metric: str, grace: int, epochs: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._folder, self._score, self._grace, self._epochs = folder, metric, grace, epochs
         self._curves, _ = history(study)
 

@@ -7,12 +7,12 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ray import tune
 from ray.actor import exit_actor
 
-from dmkd.errors import CheckpointError, LoaderDied, SweepError
+from dmkd.errors import LoaderDied, SweepError
 from dmkd.space import override
 from sweeps.attempts import Attempts
 from sweeps.checks.pictures import check_pictures
@@ -23,8 +23,8 @@ from sweeps.folder import (
     add_history,
     progressed,
     read_done,
-    read_history,
     read_progress,
+    resumed,
     write_done,
     write_progress,
 )
@@ -35,6 +35,7 @@ from sweeps.share import keep_to_share
 from sweeps.shared import Shared
 from sweeps.signals import Notice, Preempted, grace
 from sweeps.stopwatch import costs
+from sweeps.unfit import planned, wrong_node
 from sweeps.watch import Watchdog
 
 __all__ = ["DONE", "STOPPED", "Shared", "Trial", "read_done"]
@@ -66,6 +67,8 @@ class Trial(tune.Trainable):
 
     def begin(self) -> None:
         """Take the trial, build the configuration, open the run, and go on from the saved state if there is one."""
+        if wrong_node(self.shared, self.job, self.trial_resources):
+            self._exit()
         try:
             self.fence = Fence.take(self.folder)
             self.watchdog = Watchdog(self.folder, self.shared.silence)
@@ -86,7 +89,7 @@ class Trial(tune.Trainable):
         self.run = open_run(self.shared, settings, job, self._fence().mine)
         if refusal:
             raise SweepError(refusal)
-        check_pictures(settings.data, (dict(self.shared.tags) | dict(job["tags"])).get("dmkd.data_fingerprint", ""))
+        check_pictures(settings.data, planned(self.shared, job))
         self.epochs = Careful(settings, self._state, self.folder, self.run.set_tags)
 
     def _fence(self) -> Fence:
@@ -94,22 +97,11 @@ class Trial(tune.Trainable):
         return self.fence
 
     def _state(self) -> State | None:
-        """Where to go on, if anywhere; the run says so where it is not the last epoch, and gets again what it may lack."""
-        from dmkd.checkpoint import load_state
-
+        """Where to go on, if anywhere."""
         assert self.run is not None
-        state, begun = None, (self.folder / "state").exists()
-        try:
-            state = load_state(self.folder / "state") if begun else None
-        except CheckpointError as error:  # killed while its first state was written, or every state is damaged
-            self.run.set_tags({"dmkd.resume": f"started afresh: {error}"})
+        state = resumed(self.folder, self.run, self.progress["epoch"])
         if state is None:
             self.progress = {"epoch": 0, "metrics": {}, "best": None, "history": []}
-            return None
-        note = f"from epoch {state.epoch}" + (f", not {self.progress['epoch']}: {state.damage}" if state.damage else "")
-        self.run.set_tags({"dmkd.resume": note})
-        for epoch in read_history(self.folder, state.epoch):
-            self.run.log(epoch["metrics"], epoch["step"], epoch["time"])
         return state
 
     def step(self) -> dict[str, Any]:
@@ -219,6 +211,9 @@ class Trial(tune.Trainable):
             os._exit(0)  # not one byte more
         self.reason = f"preempted (SIGTERM): goes on from epoch {self.progress['epoch']}"
         self._close("interrupted", patience=min(5.0, grace() / 2))
+        self._exit()
+
+    def _exit(self) -> NoReturn:
         if self.trial_id != "default":  # in a worker of Ray
             exit_actor()  # type: ignore[no-untyped-call]
         raise SystemExit(143)

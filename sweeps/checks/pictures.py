@@ -18,7 +18,7 @@ def check_pictures(data: Data, planned: str) -> None:
     if found != planned:
         raise SweepError(
             f"data set {data.name} on node {socket.gethostname()} has other pictures (fingerprint {found}) than the sweep was "
-            f"planned for ({planned}): copy it again there, then --rerun-failed"
+            f"planned for ({planned}): copy it again there, and start Ray on it anew"
         )
 
 

@@ -165,7 +165,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory, teacher: Config) -> tuple[P
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1500,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
