@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,7 @@ def run_tuner(stage: str, shared: Shared, resources: Resources, total: float, **
             name=f"{stage}-{time.strftime('%Y%m%d-%H%M%S')}",
             storage_path=str(folder),
             verbose=0,
-            callbacks=[progress, Guard(shared.folder), Reaper(shared), *more],
+            callbacks=[progress, Guard(shared.folder), Reaper(replace(shared, weights={})), *more],
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
         ),

@@ -26,6 +26,7 @@ from sweeps.signals import Terminated, terminable
 from sweeps.trial import Shared
 from sweeps.unfit import forget
 from sweeps.watch import silence
+from sweeps.weights import Store
 from tracking.errors import TrackingError
 from tracking.places import default_uri
 from tracking.reaping import reap
@@ -57,6 +58,7 @@ class Driver(ABC):
         self.resources = Resources(1, 0.0, 1)
         self.parent: str | None = None
         self.packer = Packer(record)
+        self.weights = Store()
         self.id = uuid.uuid4().hex[:12]
 
     @property
@@ -73,6 +75,11 @@ class Driver(ABC):
     def data(self) -> dict[str, tuple[Data, str]]:
         """{data set: (what trials read, its fingerprint)}, looked at on each node of a cluster of several."""
         return {}
+
+    @property
+    def teachers(self) -> set[str]:
+        """Checkpoint folders that trials learn from."""
+        return set()
 
     @abstractmethod
     def stages(self) -> bool:
@@ -199,6 +206,7 @@ class Driver(ABC):
             silence=silence(),
             objective=self.about.objective,
             tags=self.tags | self.source,
+            weights=self.weights.put(self.teachers),
         )
         return dataclasses.replace(shared, **changes)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dmkd.config import Config
 from sweeps.watch import SILENCE
@@ -36,3 +37,5 @@ class Shared:
     """Which driver counts a trial's attempts."""
     silence: float = SILENCE
     """Seconds without a batch after which a trial counts as hung."""
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    """Teachers' weights in Ray's object store, by the SHA-256 of their file (`sweeps.weights`)."""

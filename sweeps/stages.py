@@ -63,6 +63,11 @@ class Stages(Driver):
         base = self.definition.base.data
         return {base.name: (base, self.prepared.facts.fingerprint)}
 
+    @property
+    def teachers(self) -> set[str]:
+        """The base's, or one a fold."""
+        return {self.definition.base.teacher.checkpoint} | {piece.values.get("teacher.checkpoint", "") for piece in self.pieces}
+
     def run(self) -> bool:
         """Every stage that is not done; whether the sweep is finished (it is not after Ctrl-C)."""
         if self.record.finished:

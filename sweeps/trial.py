@@ -37,6 +37,7 @@ from sweeps.signals import Notice, Preempted, grace
 from sweeps.stopwatch import costs
 from sweeps.unfit import planned, wrong_node
 from sweeps.watch import Watchdog
+from sweeps.weights import take
 
 __all__ = ["DONE", "STOPPED", "Shared", "Trial", "read_done"]
 
@@ -89,6 +90,7 @@ class Trial(tune.Trainable):
         self.run = open_run(self.shared, settings, job, self._fence().mine)
         if refusal:
             raise SweepError(refusal)
+        take(self.shared.weights, settings)
         check_pictures(settings.data, planned(self.shared, job))
         self.epochs = Careful(settings, self._state, self.folder, self.run.set_tags)
 

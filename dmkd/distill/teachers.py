@@ -37,7 +37,7 @@ class Pretrained(NoTeacher):
             raise ConfigError(
                 "teacher.checkpoint is empty, but this method learns from a pretrained teacher: give a checkpoint folder"
             )
-        network, info = load_model(teacher.checkpoint)
+        network, info = load_model(teacher.checkpoint, frozen=True)
         self.network = network.to(device).eval().requires_grad_(False)
         self.resolution: int | None = teacher.resolution or int(info["resolution"])
 

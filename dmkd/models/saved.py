@@ -64,9 +64,30 @@ def save_model(
     return info
 
 
-def load_model(folder: Path | str) -> tuple[EmbeddingNet, dict[str, Any]]:
+_held: dict[str, Mapping[str, Tensor]] = {}
+
+
+def hold_weights(held: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Give this process weights that it has in memory, {SHA-256 of their file: tensors}, in the place of an earlier call's.
+
+    `load_model` takes them for a file of that checksum, and does not read it. They may be memory that other processes read too:
+    nobody writes to them.
+    """
+    _held.clear()
+    _held.update(held)
+
+
+def read_weights(folder: Path | str) -> tuple[str, dict[str, Tensor]]:
+    """What `hold_weights` takes of a checkpoint folder: checksum and tensors, verified. Raises `CheckpointError`."""
+    folder = present(Path(folder))
+    info = read_info(folder)
+    return str(info["checksums"][WEIGHTS]), _verified(folder, info)
+
+
+def load_model(folder: Path | str, *, frozen: bool = False) -> tuple[EmbeddingNet, dict[str, Any]]:
     """The network of a folder that `save_model` wrote, on the CPU in training mode, and its model.json.
 
+    `frozen`: for a network that is never written to: held weights (`hold_weights`) are its parameters, not copied to them.
     Nothing is downloaded, no code of the folder is run. Raises `CheckpointError` where anything is missing, altered or foreign.
     """
     folder = present(Path(folder))
@@ -78,7 +99,7 @@ def load_model(folder: Path | str) -> tuple[EmbeddingNet, dict[str, Any]]:
             tuple(recorded["mean"]), tuple(recorded["std"]), recorded["channels"] == "bgr", recorded["interpolation"]
         )
         net = assemble(network, preprocess)
-        fit_state(net, multiplied_out(state), str(folder))
+        fit_state(net, multiplied_out(state), str(folder), assign=frozen)
     except CheckpointError:
         raise
     except (DmkdError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -141,13 +162,17 @@ def _raw(tensor: Tensor) -> bytes:
 
 
 def _verified(folder: Path, info: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights; every file that model.json lists is compared with its checksum."""
+    """The weights; every file that model.json lists is compared with its checksum, but for weights that are held by it."""
     listed = info["checksums"]
     if WEIGHTS not in listed or not all(_plain_name(name) for name in listed):
         raise CheckpointError(
             f"{folder / CARD}: lists files {', '.join(map(repr, listed))}, wanted {WEIGHTS!r} and plain names only"
         )
-    contents = {name: read_file(folder, name, str(checksum)) for name, checksum in listed.items()}
+    held = _held.get(str(listed[WEIGHTS]))
+    read = [name for name in listed if name != WEIGHTS or held is None]
+    contents = {name: read_file(folder, name, str(listed[name])) for name in read}
+    if held is not None:
+        return dict(held)
     try:
         return safetensors.load(contents[WEIGHTS])
     except SafetensorError as error:

@@ -85,9 +85,10 @@ def without_classifier(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -
     return {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
 
 
-def fit_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def fit_state(module: nn.Module, state: Mapping[str, Tensor], source: str, *, assign: bool = False) -> None:
     """Load `state` into `module`: every parameter, none in excess, equal shapes; batch counters may be missing.
 
+    `assign`: tensors of the module's own type become its parameters themselves, for a module that is never written to.
     Raises `WeightsError` that lists what is missing, in excess, or of another shape; `module` is unchanged then.
     """
     own = module.state_dict()
@@ -101,9 +102,9 @@ def fit_state(module: nn.Module, state: Mapping[str, Tensor], source: str) -> No
             f"{source} does not fit the network: {found}; give the weights of this very backbone, or weights: none"
         )
     # A layer's version travels beside its tensors; without it MNASNet takes its own weights for those of an older release.
-    versioned = OrderedDict(state)
+    versioned = OrderedDict({name: tensor.to(own[name].dtype) for name, tensor in state.items()} if assign else state)
     versioned._metadata = own._metadata  # type: ignore[attr-defined]
-    module.load_state_dict(versioned, strict=False)
+    module.load_state_dict(versioned, strict=False, assign=assign)
 
 
 def _differs(name: str, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:

@@ -85,6 +85,11 @@ class TableRun(Driver):
         held = {(one.entry.config.data.name, one.entry.config.data.root): one for one in self.planned.trainable.values()}
         return {f"{name} {root}".strip(): (one.entry.config.data, one.fingerprint) for (name, root), one in held.items()}
 
+    @property
+    def teachers(self) -> set[str]:
+        """Those that were given, found or trained."""
+        return {entry.config.teacher.checkpoint for entry in self.planned.rows.entries} | set(self.checkpoints.values())
+
     def describe(self) -> str:
         """The rows and what each needs."""
         told = {entry.label: {"id": entry.id, "published": list(entry.keys)} for entry in self.planned.rows.entries}
