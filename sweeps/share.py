@@ -1,10 +1,12 @@
-"""A trial's share of its node: the CPU threads and the GPU memory that its worker keeps to."""
+"""A trial's share of its node: the CPU threads and the GPU memory that its worker keeps to, the pictures that all have."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from dmkd import packing
+from dmkd.data.cache import SHARE
 
 if TYPE_CHECKING:
     from ray.tune import PlacementGroupFactory
@@ -24,3 +26,8 @@ def keep_to_share(resources: PlacementGroupFactory | None) -> None:
     gpus = float(given.get("GPU", 0.0))
     if 0 < gpus < 1 and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(memory_share(gpus))
+
+
+def share_pictures() -> None:
+    """Decoded pictures are those of all trials of this machine, unless the user has said otherwise; loaders inherit it."""
+    os.environ.setdefault(SHARE, "1")

@@ -31,7 +31,7 @@ from sweeps.folder import (
 from sweeps.memory import Careful
 from sweeps.naming import environment, log_datasets, open_run
 from sweeps.rows import settled
-from sweeps.share import keep_to_share
+from sweeps.share import keep_to_share, share_pictures
 from sweeps.shared import Shared
 from sweeps.signals import Notice, Preempted, grace
 from sweeps.stopwatch import costs
@@ -68,6 +68,7 @@ class Trial(tune.Trainable):
 
     def begin(self) -> None:
         """Take the trial, build the configuration, open the run, and go on from the saved state if there is one."""
+        share_pictures()
         if wrong_node(self.shared, self.job, self.trial_resources):
             self._exit()
         try:

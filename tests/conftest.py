@@ -10,6 +10,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # As the command line does before MLflow is imported: MLflow reads it once.
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+# Trials would leave decoded pictures of temporary folders in the user's cache.
+os.environ.setdefault("DMKD_SHARE_PICTURES", "0")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -16,6 +16,8 @@ from dmkd.errors import DataError
 
 LIMIT_MB = "DMKD_PICTURE_CACHE_MB"
 """Environment variable: megabytes of decoded pictures that a process keeps (default 512; 0: none)."""
+SHARE = "DMKD_SHARE_PICTURES"
+"""Environment variable, 1: other processes of this machine read the same pictures, so that a small set too goes to the disk."""
 
 
 def open_picture(path: str | os.PathLike[str]) -> Image.Image:
@@ -88,11 +90,12 @@ Identity = tuple[str, int, int, int]
 class PictureCache:
     """Decoded pictures: the most recently used in memory, at most `limit` bytes of pixels. A changed file is read again.
 
-    A data set that is larger goes to `kept(root)`, the disk of this machine, where all its processes share one copy.
+    A data set that is larger goes to `kept(root)`, the disk of this machine, where all its processes share one copy; where they
+    are several (`shared`) every set does, and the memory is for what the disk refuses.
     """
 
-    def __init__(self, limit: int, kept: Callable[[str], DecodedPictures] | None = None) -> None:
-        self.limit = limit
+    def __init__(self, limit: int, kept: Callable[[str], DecodedPictures] | None = None, *, shared: bool = False) -> None:
+        self.limit, self.shared = limit, shared
         self.used = 0
         self._pictures: OrderedDict[Identity, Pixels] = OrderedDict()
         self._kept = kept or (lambda root: DecodedPictures(decoded_folder(root), 0))
@@ -121,7 +124,7 @@ class PictureCache:
     def _store(self, root: str) -> DecodedPictures:
         if root not in self._stores:
             self._stores[root] = self._kept(root)
-            if self._stores[root].started:
+            if self._stores[root].started or (self.shared and self._stores[root].limit):
                 self._spilled.add(root)
         return self._stores[root]
 
@@ -167,8 +170,10 @@ _caches: dict[str, PictureCache] = {}
 
 
 def shared_cache() -> PictureCache:
-    """The process's own cache: a small data set is decoded once a process, a large one once a machine."""
+    """The process's own cache: a small data set is decoded once a process (`$DMKD_SHARE_PICTURES`: a machine), a large one once
+    a machine."""
     if "cache" not in _caches:
         limit = decoded_limit()
-        _caches["cache"] = PictureCache(_limit(), lambda root: DecodedPictures(decoded_folder(root), limit))
+        shared = os.environ.get(SHARE, "") == "1"
+        _caches["cache"] = PictureCache(_limit(), lambda root: DecodedPictures(decoded_folder(root), limit), shared=shared)
     return _caches["cache"]
