@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -78,12 +78,13 @@ class Rows:
     @property
     def untrained(self) -> list[Entry]:
         """What a row has to be better than, one of each: the backbone as it comes, at the student's resolution; and for a
-        student that starts from its teacher's weights that teacher as it is, queried at the student's resolution.
+        student that searches its teacher's gallery that student before its first step, which has the dimensions to do so.
         """
         tested = [entry for entry in self.entries if entry.config.evaluation.test]
-        starting = [entry for entry in tested if entry.config.student.checkpoint == "teacher"]
-        bare = [entry for entry in tested if not entry.config.student.checkpoint or entry in starting]
-        made = [*map(_untrained, bare), *map(_as_it_starts, starting)]
+        starts = [entry for entry in tested if entry.config.method.gallery == "teacher"]
+        bare = [entry for entry in tested if entry.config.student.checkpoint in ("", "teacher")]
+        first = {_pair(entry): entry for entry in reversed(starts)}
+        made = [*map(_untrained, bare), *map(_as_it_starts, reversed(first.values()))]
         return list({entry.id: entry for entry in made}.values())
 
     @property
@@ -100,10 +101,17 @@ def _untrained(entry: Entry) -> Entry:
     return Entry(config, label, source=entry.source, reference="untrained")
 
 
+def _pair(entry: Entry) -> tuple[Hashable, ...]:
+    """Entries that agree in it are one network before their first step, and search one gallery."""
+    return entry.config.student, entry.config.teacher, *(needed.id for needed in entry.needs.values())
+
+
 def _as_it_starts(entry: Entry) -> Entry:
-    """Before its first step: the teacher itself, queried at the student's resolution (asymmetric: in its own gallery)."""
+    """A student before its first step: its teacher, where it starts from that one's weights; else with a last layer at random."""
     config = override(entry.config, {"optim.epochs": 0})
-    label = f"untrained student: the teacher at {config.student.resolution}"
+    new = f"{config.student.backbone} with a new layer of {config.student.dim}" if config.student.dim else config.student.backbone
+    start = "the teacher" if config.student.checkpoint == "teacher" else entry.start.label if entry.start else new
+    label = f"untrained, {start} at {config.student.resolution}"
     return replace(entry, config=config, label=label, keys=(), reference="untrained")
 
 

@@ -189,7 +189,7 @@ def test_the_untrained_backbones_stand_beside_the_rows() -> None:
     table = tables()["raml_table2"]
     bare = entries(table, "cub200", Options()).untrained
     sizes = [f"untrained resnet50 at {size}" for size in (448, 317, 224, 158)]
-    starts = [f"untrained student: the teacher at {size}" for size in (317, 224, 158)]
+    starts = [f"untrained, the teacher at {size}" for size in (317, 224, 158)]
     assert [entry.label for entry in bare] == [*sizes, *starts]
     for entry in bare[: len(sizes)]:
         config = entry.config
@@ -203,12 +203,26 @@ def test_a_student_that_starts_from_its_teacher_is_held_against_that_teacher_as_
     made = entries(tables()["raml_table2"], "cub200", Options(rows="raml/none/512/224"))
     student, untrained = made.entries[0], made.untrained
     bare, start = untrained
-    assert [entry.label for entry in untrained] == ["untrained resnet50 at 224", "untrained student: the teacher at 224"]
+    assert [entry.label for entry in untrained] == ["untrained resnet50 at 224", "untrained, the teacher at 224"]
     assert (bare.needs, bare.config.student.checkpoint) == ({}, "")
     assert start.config == override(student.config, {"optim.epochs": 0})
     assert (start.config.student.checkpoint, start.config.method.gallery) == ("teacher", "teacher")
     assert start.needs == student.needs
     assert (start.keys, start.reference) == ((), "untrained")
+
+
+def test_a_student_with_a_new_layer_is_held_against_its_first_guess_once_a_teacher() -> None:
+    """Rows of the five objectives start from one network; with another teacher or dimension it is another."""
+    untrained = entries(tables()["aml_table1"], "sfm120k", Options()).untrained
+    bare, start = untrained
+    assert [entry.label for entry in untrained] == [
+        "untrained mobilenet_v2 at 362",
+        "untrained, mobilenet_v2 with a new layer of 512 at 362",
+    ]
+    assert (start.config.optim.epochs, start.config.student.dim, start.config.method.gallery) == (0, 512, "teacher")
+    assert (bare.needs, list(start.needs), start.reference) == ({}, ["teacher"], "untrained")
+    starts = [entry for entry in entries(tables()["aml_table2"], "sfm120k", Options()).untrained if entry.needs]
+    assert len(starts) == len({entry.label for entry in starts}) == 4
 
 
 @pytest.mark.parametrize(
