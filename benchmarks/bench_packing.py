@@ -8,6 +8,7 @@ start to the last trial's end, with logging to sqlite: starting processes is in 
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
@@ -73,6 +74,7 @@ def compare(config: Config, card: type[Card] = Card, trials: int = TRIALS) -> No
 def main() -> None:
     os.environ |= QUIET | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     warnings.simplefilter("ignore")
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it looks for logs that nobody wrote
     import torch
 
     heading()

@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,10 +143,10 @@ class Driver(ABC):
         asked = self.options.gpus_per_trial
         return find_resources(share if isinstance(asked, str) else asked, self.workers, self.options.max_concurrent)
 
-    def pack(self, config: Config | None, runs: float) -> None:
-        """With `--gpus-per-trial auto`: `runs` trials of the size of `config`, or less, are packed as the probe found best."""
+    def pack(self, largest: Callable[[], Config | None], runs: float) -> None:
+        """With `--gpus-per-trial auto`: `runs` trials, of which `largest` takes most, are packed as the probe found best."""
         if self.options.gpus_per_trial == AUTO and runs:
-            self.resources = self._resources(self.packer.share(config, runs, self.workers, self.options.max_concurrent))
+            self.resources = self._resources(self.packer.share(largest(), runs, self.workers, self.options.max_concurrent))
 
     def _reap(self) -> None:
         """What an earlier driver left RUNNING is closed before its trials go on."""

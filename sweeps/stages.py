@@ -136,7 +136,7 @@ class Stages(Driver):
             closed=self._budget().closed,
         )
         if search.left:
-            self.pack(self._costliest(), search.left)
+            self.pack(self._costliest, search.left)
             tags = prepared.tags | self.source | {"dmkd.stage": "search"}
             shared = self.shared(tags=tags, latency_on=self.options.latency_on or "cpu:1" * prepared.objectives.latency)
             run_tuner(
@@ -223,7 +223,7 @@ class Stages(Driver):
         beyond = bool(gflops_refusal(Searched(base, self.prepared.searched.space), {}, self.options.max_gflops))
         rows = final_rows(self.definition, self._best(), base.teacher.checkpoint, beyond)
         jobs = final_jobs(self.definition, rows)
-        self.pack(self._costliest(), sum(read_done(self.places.trials / job.key) is None for job in jobs))
+        self.pack(self._costliest, sum(read_done(self.places.trials / job.key) is None for job in jobs))
         ended = self.jobs("final", jobs, self.shared(tags=self.prepared.final_tags | self.source), self.options.rerun_failed)
         self.failures += [
             f"{job.key}: {ended[job.key]['reason']}" for job in jobs if ended.get(job.key, {}).get("status") == "failed"

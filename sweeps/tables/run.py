@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -122,8 +122,8 @@ class TableRun(Driver):
         rows = [(self._job(entry, entry.config.seed), entry) for entry in self.planned.rows.untrained]
         rows += [(self._job(entry, entry.config.seed + seed), entry) for seed in seeds for entry in self.planned.rows.entries]
         jobs = list({job.key: (job, entry) for job, entry in rows}.values())
-        waiting = [override(Config(), job.values) for job, _ in jobs if read_done(self.places.trials / job.key) is None]
-        self.pack(max((config for config in waiting if config.optim.epochs), key=cost, default=None), len(waiting))
+        waiting = [job for job, _ in jobs if read_done(self.places.trials / job.key) is None]
+        self.pack(lambda: _largest(waiting), len(waiting))
         return self._run("rows", jobs)
 
     def report(self) -> None:
@@ -208,6 +208,12 @@ def own_checkpoint(places: Places, stage: str, entry: Entry) -> str:
     folder = Path(places.trials / f"{stage}-{entry.id}-seed{entry.config.seed}")
     done = read_done(folder)
     return str(folder / "checkpoint") if done is not None and done["status"] == "finished" else ""
+
+
+def _largest(jobs: Sequence[Job]) -> Config | None:
+    """The training that takes most of a card; None where nothing is trained."""
+    trained = [config for job in jobs if (config := override(Config(), job.values)).optim.epochs]
+    return max(trained, key=cost, default=None)
 
 
 def _failed(ended: Mapping[str, Mapping[str, str]], job: Job) -> bool:

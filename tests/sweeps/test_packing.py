@@ -22,8 +22,10 @@ from sweeps.occupant import Seen
 from sweeps.options import Options
 from sweeps.packing import Measured, costliest, fill, most_at_once, share
 from sweeps.plan import Definition, configured
+from sweeps.rows import Job
 from sweeps.space import Searched
 from sweeps.sweep import run_sweep
+from sweeps.tables.run import _largest
 from tests.sweeps.conftest import TINY
 from tracking.reading import load_runs
 
@@ -96,6 +98,19 @@ def test_the_largest_trial_of_a_space_is_probed(base: Config) -> None:
     assert (largest.backbone, largest.resolution) == max(costs, key=costs.__getitem__)
     allowed = costliest(searched, lambda values: "too much" * (values["student.resolution"] > 32)).student
     assert (allowed.backbone, allowed.resolution) == ("timm/mobilenetv3_small_100", 32)
+
+
+def test_of_a_tables_rows_the_largest_that_trains_is_probed() -> None:
+    def job(name: str, **values: Any) -> Job:
+        return Job(name, {f"student.{key}": value for key, value in values.items() if key != "epochs"} | {
+            "optim.epochs": values["epochs"]}, {})  # fmt: skip
+
+    small, large = job("a", resolution=112, epochs=3), job("b", resolution=160, epochs=3)
+    evaluated = job("c", resolution=224, epochs=0)
+    found = _largest([small, evaluated, large])
+    assert found is not None
+    assert found.student.resolution == 160
+    assert _largest([evaluated]) is None
 
 
 @pytest.mark.usefixtures("ray_cluster")
