@@ -16,6 +16,8 @@ from dmkd.errors import SweepError
 from sweeps.options import Options
 
 LOCAL_SCHEMES = ("sqlite:///", "file:")
+STUDY = "study.journal"
+"""Optuna's study in a sweep's folder."""
 
 
 @dataclass(frozen=True)

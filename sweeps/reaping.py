@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dmkd.errors import SweepError
+from sweeps.places import STUDY
 
 _SETTLED = "settled"
 
@@ -27,7 +28,7 @@ def reap_all(uri: str, experiment: str | None = None) -> list[str]:
     folders |= {root.parent for root in known_spools()}
     told = [f"run {run.name or run.run_id} was left RUNNING by a dead process: closed" for run in reaped]
     for folder in sorted(folders):
-        if (folder / "study.journal").is_file():
+        if (folder / STUDY).is_file():
             told += [f"trial {number} of {folder.name} waits for --resume: its driver is dead" for number in settle_study(folder)]
     return told
 
@@ -47,7 +48,7 @@ def settle_study(folder: Path) -> list[int]:
     """
     from sweeps.places import lock
 
-    journal, note = folder / "study.journal", folder / _SETTLED
+    journal, note = folder / STUDY, folder / _SETTLED
     size = str(journal.stat().st_size)
     if note.is_file() and note.read_text() == size:
         return []
@@ -65,7 +66,7 @@ def _settle(folder: Path) -> list[int]:
     from optuna.trial import TrialState
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    storage = JournalStorage(JournalFileBackend(str(folder / STUDY)))
     settled = []
     for study in storage.get_all_studies():
         for trial in storage.get_all_trials(study._study_id, deepcopy=False, states=(TrialState.RUNNING,)):

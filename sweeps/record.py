@@ -12,6 +12,7 @@ from typing import Any
 from dmkd.errors import SweepError
 from dmkd.space import flatten
 from sweeps.options import Options
+from sweeps.places import STUDY
 from sweeps.plan import Definition
 
 
@@ -40,8 +41,8 @@ class Record:
 def open_record(folder: Path, definition: Definition, objective: str, options: Options) -> Record:
     """The sweep's record, made or taken up.
 
-    Raises `SweepError` where the folder holds another sweep (with the difference), an unfinished one without `--resume`, or one
-    that was planned with fewer trials.
+    Raises `SweepError` where the folder holds another sweep (with the difference), one that has trials and is not finished, but
+    for `--resume`, or one that was planned with fewer trials.
     """
     settings = _settings(definition, objective) | (
         {"search seeds": str(options.search_seeds)} if options.search_seeds > 1 else {}
@@ -52,11 +53,12 @@ def open_record(folder: Path, definition: Definition, objective: str, options: O
 def open_settings(folder: Path, name: str, settings: dict[str, str], trials: int, options: Options) -> Record:
     """The same for a sweep that is known by `settings`. Raises `SweepError` as `open_record` does."""
     path = folder / "sweep.json"
-    if not path.exists():
+    record = Record(**json.loads(path.read_text(encoding="utf-8")) | {"path": path}) if path.exists() else None
+    if record is None or not (record.finished or _trained(folder)):
+        (folder / STUDY).unlink(missing_ok=True)
         record = Record(path, f"{name}-{uuid.uuid4().hex[:6]}", settings, trials + options.extend)
         record.save()
         return record
-    record = Record(**json.loads(path.read_text(encoding="utf-8")) | {"path": path})
     _same(record, settings, name)
     if not record.finished and not (options.resume or options.rerun_failed or options.extend):
         raise SweepError(f"sweep {name!r} was begun and is not finished: --resume goes on with it, --name starts another")
@@ -68,6 +70,12 @@ def open_settings(folder: Path, name: str, settings: dict[str, str], trials: int
         record.trials, record.finished = record.trials + options.extend, False
         record.save()
     return record
+
+
+def _trained(folder: Path) -> bool:
+    """Whether a trial was begun; a sweep that was refused before (by a node, the tracker, a teacher) starts as a new one."""
+    trials = folder / "trials"
+    return trials.is_dir() and any(trials.iterdir())
 
 
 def _settings(definition: Definition, objective: str) -> dict[str, str]:

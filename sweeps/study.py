@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dmkd.errors import SweepError
 from dmkd.space import nearest
+from sweeps.places import STUDY
 from sweeps.space import Searched, Values
 
 Direction = Literal["maximize", "minimize"]
@@ -107,7 +108,7 @@ def open_study(
     """The sweep's study in `folder` (a journal file: durable, and safe on a network file system), made when it is not there."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    storage = JournalStorage(JournalFileBackend(str(folder / STUDY)))
     existing = {summary.study_name: summary.n_trials for summary in optuna.get_all_study_summaries(storage)}
     # A resumed sampler must not draw the same points again.
     chosen = make_sampler(sampler, seed + existing.get(name, 0))

@@ -21,6 +21,7 @@ from dmkd.models import Network
 from dmkd.models.embedder import build_network
 from dmkd.space import Choice, Range, override
 from sweeps.options import Options, parse
+from sweeps.places import STUDY
 from sweeps.plan import (
     Definition,
     bounded,
@@ -239,6 +240,7 @@ def record(folder, definition, **options):
 def test_the_same_name_goes_on_only_as_the_same_sweep(base, teacher, tmp_path):
     definition = Definition("x", base, {"optim.lr": Range(1e-4, 1e-2)}, teacher=teacher, trials=5)
     first = record(tmp_path, definition)
+    (tmp_path / "trials" / "trial_0000").mkdir(parents=True)
     with pytest.raises(SweepError, match="--resume goes on"):
         record(tmp_path, definition)
     assert record(tmp_path, definition, resume=True).id == first.id
@@ -256,6 +258,22 @@ def test_the_same_name_goes_on_only_as_the_same_sweep(base, teacher, tmp_path):
     assert (longer.trials, longer.finished, longer.id) == (8, False, first.id)
     moved = dataclasses.replace(definition, base=override(base, {"data.root": "/elsewhere"}))
     assert record(tmp_path, moved, resume=True).id == first.id
+
+
+def test_a_sweep_that_was_refused_before_its_first_trial_starts_anew_also_when_it_was_changed(base, tmp_path):
+    """The user mends what the refusal named, and types the same line again."""
+    definition = Definition("x", base, {"optim.lr": Range(1e-4, 1e-2)}, trials=5)
+    first = record(tmp_path, definition)
+    (tmp_path / "trials").mkdir()
+    (tmp_path / STUDY).write_text("asked, and not begun")
+    mended = dataclasses.replace(definition, base=override(base, {"optim.epochs": 9}), trials=8)
+    again = record(tmp_path, mended)
+    assert (again.trials, again.finished) == (8, False)
+    assert again.id != first.id
+    assert not (tmp_path / STUDY).exists()
+    again.finished = True
+    again.save()
+    assert record(tmp_path, mended).id == again.id
 
 
 def test_a_backbone_and_its_resolution_are_refused_as_a_pair():
