@@ -20,6 +20,9 @@ from dmkd.errors import CheckpointError
 from dmkd.models.embedder import build_network
 from dmkd.models.saved import hold_weights, read_weights
 from dmkd.space import override
+from sweeps.cluster import Resources, run_tuner
+from sweeps.shared import Shared
+from sweeps.trial import read_done
 from sweeps.weights import Store, take
 from tests.faults.drivers import wait_for
 from tests.sweeps.conftest import TINY
@@ -132,3 +135,42 @@ def test_a_damaged_checkpoint_is_not_shared_and_refused_by_the_worker(folder: Pa
     take({}, settings(folder))
     with pytest.raises(CheckpointError, match="truncated or altered"):
         load_model(folder)
+
+
+def test_a_trial_learns_from_what_is_stored_without_the_file(folder: Path, base: Config, tmp_path: Path) -> None:
+    (tmp_path / "trials").mkdir()
+    told = override(base, {"teacher.checkpoint": str(folder), "optim.epochs": 1})
+    store = Store()
+    shared = Shared(
+        told,
+        tmp_path / "trials",
+        f"sqlite:///{tmp_path}/mlflow.db",
+        "e",
+        "s",
+        None,
+        "val/recall_at_1",
+        {},
+        weights=store.put([str(folder)]),
+    )
+    (folder / "weights.safetensors").unlink()
+    jobs = [{"key": "trial", "values": {}, "tags": {}}]
+    assert run_tuner("weights", shared, Resources(1, 0.0, 1), 1, runs=jobs) == set()
+    done = read_done(tmp_path / "trials" / "trial")
+    assert done is not None
+    assert (done["status"], done["reason"]) == ("finished", "")
+    assert "train/relative" in done["metrics"]
+
+
+def test_a_student_that_starts_from_a_stored_teacher_trains_a_copy(folder: Path) -> None:
+    store = Store()
+    take(store.put([str(folder)]), settings(folder))
+    (folder / "weights.safetensors").unlink()
+    teacher = Pretrained(settings(folder).teacher, torch.device("cpu")).network
+    assert teacher is not None
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    student = teacher.clone(frozen_batchnorm=False)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    student(torch.rand(4, 3, 32, 32)).embedding[:, 0].sum().backward()
+    optimizer.step()
+    assert any(not torch.equal(value, before[name]) for name, value in student.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
