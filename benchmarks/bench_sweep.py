@@ -1,6 +1,6 @@
 """What a trial costs beside its training: no-op trials through the sweep's own Tuner, searcher and durable study.
 
-python benchmarks/bench_sweep.py                  # about 4 minutes of a quiet 2-core machine
+python benchmarks/bench_sweep.py                  # about 8 minutes of a quiet 2-core machine
 python benchmarks/bench_sweep.py storage growth
 
 The peer is what a Ray user writes first: `tune.Tuner` on a function, with `OptunaSearch` and every default.
@@ -38,9 +38,10 @@ from sweeps.study import open_study
 METRIC = "val/recall_at_1"
 SEARCHED = Searched(Config(), {"optim.lr": Range(1e-6, 1e-3, log=True)})
 AT_ONCE = 2
-TIMES = tuple(int(count) for count in os.environ.get("DMKD_BENCH_TRIALS", "10 100 1000").split())
-PEER_TIMES = 10
-"""Trials of the peer: it starts a process for each, seconds apiece."""
+TIMES = tuple(int(count) for count in os.environ.get("DMKD_BENCH_TRIALS", "10 50 100").split())
+"""Numbers of trials; 1,000 are affordable: about 100 ms each beyond the first."""
+PEER_TIMES = tuple(int(count) for count in os.environ.get("DMKD_BENCH_PEER_TRIALS", "10 50").split())
+"""Those of the peer: it starts a process for each, seconds apiece."""
 
 
 class Nothing(tune.Trainable):
@@ -103,7 +104,7 @@ def overhead() -> None:
     for count in TIMES:
         took = ours(count)
         print(f"  ours, {count} trials: {took:.2f} s, {1e3 * took / count:.1f} ms a trial", flush=True)
-        if count == PEER_TIMES:
+        if count in PEER_TIMES:
             peer = theirs(count)
             print(
                 f"  Ray Tune + OptunaSearch by default, {count} trials: {peer:.2f} s, {1e3 * peer / count:.1f} ms a trial",

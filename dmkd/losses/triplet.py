@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dmkd.losses.base import MinedLoss, Sampled, check_option, mean_or_zero, squared, triplet_rows, tuple_rows
-from dmkd.mining.pairs import check_batch, class_masks, full_precision
+from dmkd.mining.pairs import check_batch, class_masks, differentiable_distances, full_precision
 from dmkd.space import Limit, Range
 
 
@@ -37,7 +37,7 @@ def batch_hard_triplet_loss(
     usable = positive.any(dim=1) & negative.any(dim=1)
     rows = full_precision(x)
     others = rows if ref_x is None else full_precision(ref_x)
-    distance = torch.cdist(rows[usable], others, compute_mode="donot_use_mm_for_euclid_dist").clamp_min(1e-6)
+    distance = differentiable_distances(rows[usable], others, least=1e-6)
     if distance.numel() == 0:
         return rows.sum() * 0
     farthest = distance.masked_fill(~positive[usable], -torch.inf).amax(dim=1)

@@ -60,12 +60,20 @@ def check_batch(x: Tensor, labels: Tensor, ref_x: Tensor | None = None, ref_labe
 def distances(x: Tensor, ref_x: Tensor | None = None) -> Tensor:
     """Euclidean distances [B, R] without gradient, float32 or float64 as `x`.
 
+    As `differentiable_distances`.
+    """
+    return differentiable_distances(x, ref_x)
+
+
+def differentiable_distances(x: Tensor, ref_x: Tensor | None = None, least: float = 0.0) -> Tensor:
+    """Euclidean distances [B, R], float32 or float64 as `x`; those below `least` are `least`, without gradient.
+
     By the dot product in float64: as accurate as differences in float32 (1e-8 between equal rows), and many times faster.
     """
-    rows = x.detach().double()
-    others = rows if ref_x is None else ref_x.detach().double()
+    rows = x.double()
+    others = rows if ref_x is None else ref_x.double()
     squares = rows.square().sum(dim=1)[:, None] + others.square().sum(dim=1)[None] - 2 * rows @ others.T
-    return squares.clamp_min_(0).sqrt_().to(full_precision(x).dtype)
+    return squares.clamp_min(least**2).sqrt().to(full_precision(x).dtype)
 
 
 def draw(weights: Tensor) -> Tensor:
