@@ -62,6 +62,12 @@ def boards(runs: pl.DataFrame, metrics: Sequence[str] = CHOSEN_BY) -> list[tuple
     return pairs
 
 
+def other_roles(runs: pl.DataFrame, select_by: str) -> list[tuple[str, str]]:
+    """The pairs of `boards` whose role is not that of `select_by`; its own metric first."""
+    pairs = boards(runs, (select_by.split("/", 1)[-1], *CHOSEN_BY))
+    return [pair for pair in pairs if role(pair[0]) != role(select_by)]
+
+
 def leaderboard(
     runs: pl.DataFrame,
     select_by: str = "val/recall_at_1",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracking import board
 from tracking.errors import TrackingError
-from tracking.leaderboard import CHOSEN_BY, boards, leaderboard, role
+from tracking.leaderboard import boards, leaderboard, other_roles, role
 from tracking.places import absolute_uri, default_uri
 from tracking.reading import load_outcomes, load_runs, newest_experiment
 from tracking.render import TEXTS, parquet, render
@@ -96,9 +96,7 @@ def show(
 
 def _other_role(made: Board) -> list[str]:
     """How to ask for the table of the other role, where the runs have its scores; a board has rows of one role alone."""
-    select_by = str(made.question["select_by"])
-    pairs = boards(made.runs, (select_by.split("/", 1)[-1], *CHOSEN_BY))
-    others = [(role(other), other) for other, _ in pairs if role(other) != role(select_by)]
+    others = [(role(other), other) for other, _ in other_roles(made.runs, made.question["select_by"])]
     return [f"{name} scores of these runs have a table of their own: --select {other}" for name, other in others]
 
 

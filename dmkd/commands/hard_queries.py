@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from dmkd.data.pictures import Pictures
     from dmkd.evaluation.measure import Measure, Side
+    from dmkd.models import Teacher
     from tracking.report.material import Retrieved
     from tracking.show import Board
 
@@ -27,10 +28,12 @@ def hard_queries(board: Board, student: dict[str, Any], teacher: dict[str, Any] 
 
     `root`: where the data are now. Raises `DmkdError` or `TrackingError` where pictures or checkpoints are missing.
     """
-    measure, own = _student(board, student, root)
+    measure, own, wall = _student(board, student, root)
     asked = _hardest(board, student)
-    networks = [(str(student["label"]), own, _gallery_side(board, student, own))]
-    if teacher is not None and teacher["id"] != student["id"]:
+    networks = [(str(student["label"]), own, wall)]
+    if wall is not own:
+        networks.append((f"teacher, {wall.resolution} px", wall, wall))
+    elif teacher is not None and teacher["id"] != student["id"]:
         side = _side(board, teacher, "teacher")
         networks.append((str(teacher["label"]), side, side))
     found = [(name, _neighbours(measure, query, gallery, asked)) for name, query, gallery in networks]
@@ -39,28 +42,43 @@ def hard_queries(board: Board, student: dict[str, Any], teacher: dict[str, Any] 
     ]
 
 
-def _student(board: Board, row: dict[str, Any], root: str) -> tuple[Measure, Side]:
+def _student(board: Board, row: dict[str, Any], root: str) -> tuple[Measure, Side, Side]:
+    """How its test part is measured, its network, and what embeds the gallery that it queries."""
     from dmkd.run import evaluation_config, measure_of
 
     folder = folder_of(f"runs:/{row['run_id']}", board.uri)
     config = evaluation_config(folder, {"data.root": root} if root else None)
-    return measure_of(config.data, config.evaluation, "test"), _side(board, row, "student", folder)
+    own = _loaded(folder, "student")
+    wall = own if row["role"] != "asymmetric" else _wall(board, config.teacher)
+    return measure_of(config.data, config.evaluation, "test"), own, wall
 
 
-def _side(board: Board, row: dict[str, Any], role: str, folder: Path | None = None) -> Side:
+def _side(board: Board, row: dict[str, Any], role: str) -> Side:
+    return _loaded(folder_of(f"runs:/{row['run_id']}", board.uri), role)
+
+
+def _loaded(folder: Path, role: str, resolution: int = 0) -> Side:
     from dmkd.checkpoint import load_model
     from dmkd.evaluation.measure import Side
 
-    network, info = load_model(folder or folder_of(f"runs:/{row['run_id']}", board.uri))
-    return Side(network.eval(), int(info["resolution"]), role)
+    network, info = load_model(folder)
+    return Side(network.eval(), resolution or int(info["resolution"]), role)
 
 
-def _gallery_side(board: Board, row: dict[str, Any], own: Side) -> Side:
-    """What embeds the gallery that the row queries: its teacher, where it was chosen by asymmetric scores."""
-    if row["role"] != "asymmetric":
-        return own
-    teachers = [other for other in board.frame.to_dicts() if other["reference"] == "teacher"]
-    return _side(board, teachers[0], "teacher") if teachers else own
+def _wall(board: Board, teacher: Teacher) -> Side:
+    """The teacher at its own resolution: from its folder, or where that is gone from a run of the sweep that has it.
+
+    A board may have a teacher at the student's resolution too, which embeds no gallery. Raises `TrackingError` without any.
+    """
+    from tracking.errors import TrackingError
+
+    if Path(teacher.checkpoint or "missing", "model.json").is_file():
+        return _loaded(Path(teacher.checkpoint), "teacher", teacher.resolution)
+    runs = board.runs
+    if "tags.dmkd.label" in runs.columns:
+        for run_id in runs.filter((runs["tags.dmkd.label"] == "teacher") & (runs["status"] == "FINISHED"))["run_id"]:
+            return _loaded(folder_of(f"runs:/{run_id}", board.uri), "teacher", teacher.resolution)
+    raise TrackingError(f"the teacher that embeds the gallery is not at {teacher.checkpoint!r}, and no run of the sweep has it")
 
 
 def _hardest(board: Board, row: dict[str, Any]) -> list[int]:
