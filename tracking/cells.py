@@ -56,6 +56,12 @@ def _pixels(row: Row) -> str:
     return "" if query is None else f"{query:.0f}" if gallery in (None, query) else f"{query:.0f}/{gallery:.0f}"
 
 
+def _configuration(row: Row) -> str:
+    """What the row is called, after its group where the name does not begin with that already ("raml", by method)."""
+    group = row["group"]
+    return row["label"] if group is None or row["label"].split()[:1] == [group] else f"{group}: {row['label']}"
+
+
 def _figure(name: str, unit: float = 1) -> Callable[[Row], str]:
     return lambda row: "" if row[name] is None else f"{row[name] / unit:.3g}"
 
@@ -64,7 +70,7 @@ COLUMNS: list[tuple[str, Callable[[Row], str]]] = [
     ("#", lambda row: str(row["place"])),
     ("rank", lambda row: "" if row["rank"] is None else str(row["rank"])),
     ("id", lambda row: row["id"]),
-    ("configuration", lambda row: row["label"] if row["group"] is None else f"{row['group']}: {row['label']}"),
+    ("configuration", _configuration),
     ("val", lambda row: score(row["validation"], row["select_by"])),
     ("test", _test),
     ("over classes", _classes),

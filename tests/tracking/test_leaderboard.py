@@ -231,6 +231,12 @@ def test_group_by_keeps_the_best_row_of_each_value():
         leaderboard(runs, group_by="nonsense")
 
 
+def test_a_group_that_the_name_begins_with_is_not_said_twice():
+    raml = run("aaaaaaaa1111", val=0.3) | {"tags.dmkd.method": "raml", "params.student.resolution": "48"}
+    assert "raml: " not in render(leaderboard(table(raml), group_by="method"), "md")
+    assert "| 48: raml |" in render(leaderboard(table(raml), group_by="resolution"), "md")
+
+
 def test_cost_size_and_looks_are_told():
     costs = {
         "metrics.cost/gpu_seconds": 1800.0,
