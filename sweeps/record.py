@@ -25,11 +25,18 @@ class Record:
     """Unlike the name it is new for every sweep, so that runs of a deleted sweep are never continued."""
     settings: dict[str, str]
     trials: int
+    """In all; `extended` of them were asked for later."""
+    extended: int = 0
     finished: bool = False
     wall_seconds: float = 0.0
     """What its sessions took so far."""
     packing: dict[str, Any] | None = None
     """What the probe of `--gpus-per-trial auto` found (`sweeps.packing.Measured`)."""
+
+    def extend(self, trials: int) -> None:
+        """So many more; written."""
+        self.trials, self.extended, self.finished = self.trials + trials, self.extended + trials, False
+        self.save()
 
     def save(self) -> None:
         """Write the file, whole or not at all."""
@@ -66,9 +73,8 @@ def open_settings(folder: Path, name: str, settings: dict[str, str], trials: int
         raise SweepError(
             f"sweep {name!r} has {record.trials} trials, --trials asks for {options.trials}: use --extend N for N more"
         )
-    if options.extend or options.rerun_failed:
-        record.trials, record.finished = record.trials + options.extend, False
-        record.save()
+    if options.extend:
+        record.extend(options.extend)
     return record
 
 

@@ -28,6 +28,7 @@ from sweeps.record import Record
 from sweeps.retention import Ended, Retention, release
 from sweeps.rows import final_jobs, final_rows, row_id, teacher_jobs
 from sweeps.search import StudySearch, trial_key
+from sweeps.session import goes_on
 from sweeps.space import Searched, Values
 from sweeps.stopping import SCHEDULERS, Budget
 from sweeps.study import SKIPPED, enqueue, enqueue_failed, failed_trials, open_study, ranked, retries, spread
@@ -70,8 +71,7 @@ class Stages(Driver):
 
     def run(self) -> bool:
         """Every stage that is not done; whether the sweep is finished (it is not after Ctrl-C)."""
-        if self.record.finished:
-            print("  already finished: nothing is repeated (--extend N adds trials)", file=sys.stderr)
+        if not goes_on(self.record, self.options, self.study, self.places.trials):
             return True
         return super().run()
 
@@ -232,7 +232,8 @@ class Stages(Driver):
 
     def params(self) -> dict[str, object]:
         """Params of the parent run."""
-        names = {"trials": self.record.trials, "seeds": self.definition.seeds, "sampler": self.prepared.sampler}
+        begun = self.record.trials - self.record.extended  # a run's params are those that it was begun with
+        names = {"trials": begun, "seeds": self.definition.seeds, "sampler": self.prepared.sampler}
         names |= {"objective": str(self.prepared.objectives), "epochs": self.definition.base.optim.epochs}
         return names | {"folds": self.definition.base.data.folds, "search_seeds": self.options.search_seeds}
 

@@ -200,3 +200,16 @@ def test_an_extended_sweep_runs_its_new_trials_in_the_same_study_and_parent(swep
     new = swept.runs().join(before, on="run_id", how="anti")
     assert "trial-0003" in [key_of(run) for run in new.to_dicts()]
     assert set(new["tags.mlflow.parentRunId"]) == {swept.run_of("sweep")["run_id"]}
+
+
+def test_failed_trials_alone_run_again_when_asked(swept: Swept, capsys: pytest.CaptureFixture[str]) -> None:
+    before = swept.runs()
+    failures = swept.run(rerun_failed=True)
+    told = capsys.readouterr().err
+    assert "--rerun-failed: 1 to run again" in told
+    *_, again = open_study(swept.folder / "out" / "tiny", "tiny").trials
+    assert (again.state, again.params) == (TrialState.FAIL, {"student.dim": 16, "optim.lr": 1e30})
+    assert failures == [f"trial {again.number}: {again.user_attrs['reason']}"]
+    assert [key_of(run) for run in swept.runs().join(before, on="run_id", how="anti").to_dicts()] == [f"trial-{again.number:04d}"]
+    assert swept.run_of("sweep")["params.trials"] == "3"
+    assert "is continued with other params" not in told
