@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.tracking.test_leaderboard import run, table
+from tests.tracking.made_runs import run, table
 from tracking.comparison import comparison, render_comparison, scale
 from tracking.leaderboard import leaderboard
 from tracking.published import find, load_published

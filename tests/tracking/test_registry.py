@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.tracking.checkpoints import checkpoint, logged, spoil_weights
-from tests.tracking.test_leaderboard import run, table
+from tests.tracking.made_runs import run, table
 from tracking import board
 from tracking.client import connect
 from tracking.errors import TrackingError

@@ -8,7 +8,7 @@ import math
 import polars as pl
 import pytest
 
-from tests.tracking.test_leaderboard import run, table
+from tests.tracking.made_runs import run, table
 from tracking.errors import TrackingError
 from tracking.leaderboard import leaderboard
 from tracking.render import parquet, render

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from tests.browser import axe, browser, chromium, page
-from tests.tracking.test_leaderboard import run, table
+from tests.tracking.made_runs import run, table
 from tracking.leaderboard import leaderboard
 from tracking.report.figures import KINDS, draw
 from tracking.report.frontier import pareto
