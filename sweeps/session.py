@@ -31,7 +31,7 @@ def goes_on(record: Record, options: Options, study: optuna.Study, trials: Path)
 def failed_runs(study: optuna.Study, trials: Path) -> int:
     """Runs that failed and were not run again: trials of the search, teachers, the final stage's."""
     ends = [read_done(folder) for stage in ("teacher", "final") for folder in trials.glob(f"{stage}-*")]
-    return len(failed_trials(study)) + sum(end is not None and end["status"] == "failed" for end in ends)
+    return len(failed_trials(study)) + len([end for end in ends if end is not None and end["status"] == "failed"])
 
 
 def _say(line: str) -> None:
