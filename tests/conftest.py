@@ -14,14 +14,6 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("DMKD_SHARE_PICTURES", "0")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several test processes (`-n 2 --dist loadgroup`): one Ray cluster for the session, and a file's fixtures made once."""
-    for item in items:
-        on_ray = "ray_cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.nodeid.split("::", maxsplit=1)[0]))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def own_features(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Stored teacher features of earlier test runs would hide what a change does to a teacher. Started processes inherit it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,11 @@ from tracking.show import Board
 
 HOSTILE = '<script>document.title="owned"</script><img src=http://nowhere.invalid/x onerror=alert(1)>'
 PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-# Without chromium these wait for `make slow`, where its absence is a failure: nothing is skipped.
-in_browser = pytest.mark.xdist_group("browser") if chromium() else pytest.mark.slow
+
+
+def in_browser(test: Callable[..., None]) -> Any:
+    """Without chromium a test waits for `make slow`, where its absence is a failure: nothing is skipped."""
+    return test if chromium() else pytest.mark.slow(test)
 
 
 def simulated() -> Material:
