@@ -21,23 +21,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dmkd.config import Config
-from dmkd.data import Data
 from dmkd.data.batches import Batches
 from dmkd.data.views import Views
 from dmkd.distill.asymmetric import Asymmetric
-from dmkd.distill.metric_learning import MetricLearning
 from dmkd.distill.raml import Raml
-from dmkd.evaluation import Evaluation
 from dmkd.losses import MultiSimilarity
 from dmkd.models import Network
 from dmkd.optim import Optim
 from dmkd.space import Choice
+from sweeps.quickstart import BACKBONE, DATA, EVALUATION, TEACHER
 from sweeps.space import Space, Values
 from sweeps.sweep import sweep
-
-DATA = Data(name="signs", crop_ratio=1.0)
-BACKBONE = "timm/tf_efficientnet_lite0"
-EVALUATION = Evaluation(nmi=False)
 
 # Each student sees 56 pictures a step: 14 in four views, or the anchors of 56 tuples.
 RAML = Raml(
@@ -54,17 +48,6 @@ BASE = Config(
     loss=MultiSimilarity(),
     method=RAML,
     optim=Optim(epochs=3, lr=3e-4),
-    evaluation=EVALUATION,
-)
-
-TEACHER = Config(
-    data=DATA,
-    student=Network(backbone=BACKBONE, dim=128, resolution=96),
-    loss=MultiSimilarity(),
-    method=MetricLearning(
-        batches=Batches(size=112, images_per_class=2, replacement=False, iterations=7), views=Views(min_scale=0.5)
-    ),
-    optim=Optim(epochs=6, lr=3e-4),
     evaluation=EVALUATION,
 )
 

@@ -1,15 +1,18 @@
-"""The scripts of the published tables, loaded as modules, and the miniature that each is run on."""
+"""The scripts of the published tables, loaded as modules, and how scripts are run in this process and in another."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
 import io
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 from sweeps import cars_s2sd
+from sweeps.cluster import ROOT
 from sweeps.tables import Table
 
 FOLDER = Path(cars_s2sd.__file__).parent
@@ -36,3 +39,19 @@ def run_script(path: Path, arguments: list[str]) -> tuple[int, str, str]:
     finally:
         sys.argv = before
     return int(status or 0), out.getvalue(), err.getvalue()
+
+
+def run_apart(code: str, folder: Path, seconds: float) -> str:
+    """Python code in a process of its own, which makes a Ray of its own; it gets `folder` as its argument. Its standard error."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        env=kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from sweeps.cluster import ROOT
+from tests.sweeps.scripts import run_apart
 
 pytestmark = pytest.mark.slow
 
@@ -63,17 +60,7 @@ cluster.shutdown()
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[float, list[dict[str, Any]]]:
     """What each trial noted, by the GPUs that it asked for."""
     folder = tmp_path_factory.mktemp("cards")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(folder)],
-        env=kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_apart(SCRIPT, folder, 400)
     return {gpus: [json.loads(path.read_text()) for path in sorted((folder / str(gpus)).glob("*.json"))] for gpus in (1.0, 0.5)}
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,6 @@ from dmkd.models.embedder import build_network
 from dmkd.models.registry import count_gflops
 from dmkd.packing import RESERVE, Probe, choose_packing
 from dmkd.space import Choice, override
-from sweeps.cluster import ROOT
 from sweeps.occupant import Seen
 from sweeps.options import Options
 from sweeps.packing import Measured, costliest, fill, most_at_once, share
@@ -27,6 +23,7 @@ from sweeps.space import Searched
 from sweeps.sweep import run_sweep
 from sweeps.tables.run import _largest
 from tests.sweeps.conftest import TINY
+from tests.sweeps.scripts import run_apart
 from tracking.reading import load_runs
 
 
@@ -173,18 +170,8 @@ def packed(tmp_path_factory: pytest.TempPathFactory, teacher: Config) -> tuple[P
 
     folder = tmp_path_factory.mktemp("packed")
     (folder / "base.yaml").write_text(to_yaml(teacher))
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(folder)],
-        env=kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=1500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder, done.stderr.split("SESSION\n")[1:]
+    told = run_apart(SCRIPT, folder, 1500)
+    return folder, told.split("SESSION\n")[1:]
 
 
 @pytest.mark.slow

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,10 @@ import pytest
 from dmkd.config import Config, load, to_yaml
 from dmkd.data import cache
 from dmkd.space import override
-from sweeps.cluster import ROOT, Resources, run_tuner
+from sweeps.cluster import Resources, run_tuner
 from sweeps.shared import Shared
 from sweeps.trial import Trial
+from tests.sweeps.scripts import run_apart
 
 DECODE = cache.open_picture
 
@@ -101,17 +100,7 @@ cluster.shutdown()
 def test_simulated_nodes_of_one_machine_share_it_too(teacher: Config, tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(to_yaml(teacher))
     assert load(tmp_path / "base.yaml") == teacher
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)],
-        env=kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=1500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_apart(SCRIPT, tmp_path, 1500)
     told = json.loads((tmp_path / "told.json").read_text())
     assert len({one["node"] for one in told[1:]}) == 2
     check(*told)
