@@ -20,7 +20,7 @@ from dmkd.distill.teachers import NoTeacher
 from dmkd.errors import ConfigError
 from dmkd.models.embedder import EmbeddingNet, Features
 from dmkd.models.sized import cut, forward_sized
-from dmkd.optim import Precision
+from dmkd.optim import Precision, forward_precision
 
 
 class WholeBatch:
@@ -41,8 +41,7 @@ class WholeBatch:
         return self._taught(teacher, images, teacher_images)
 
     def _taught(self, teacher: NoTeacher, images: Tensor, teacher_images: Tensor | None) -> Features | None:
-        exact = self._method.exact_teacher
-        with torch.autocast(images.device.type, enabled=False) if exact else contextlib.nullcontext():
+        with forward_precision("fp32" if self._method.exact_teacher else teacher.precision, images.device.type):
             return teacher.features(images, teacher_images, self._method.teacher_stages)
 
     def backward(self, loss: Tensor) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
 from dmkd.errors import ConfigError
@@ -78,15 +78,24 @@ def parameter_groups(network: Grouped, objective_groups: Iterable[dict[str, Any]
 
 
 def make_optimizer(groups: list[dict[str, Any]], optim: Optim) -> torch.optim.Optimizer:
-    """The optimizer of `optim` over `groups`; what a group does not say comes from `optim`. On a GPU one kernel updates many
-    parameters (fused); on a CPU the plain form stays, whose bits do not depend on how parameters are grouped."""
-    fused = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    """The optimizer of `optim` over `groups`; what a group does not say comes from `optim`. One kernel does all of an update
+    (torch's fused form, on CPU and GPU); load its state by `load_optimizer`."""
+    fused = {parameter.device.type for group in groups for parameter in group["params"]} <= {"cpu", "cuda"}
     options: dict[str, Any] = {"lr": optim.lr, "weight_decay": optim.weight_decay} | ({"fused": True} if fused else {})
     if optim.optimizer == "adam":
         return torch.optim.Adam(groups, **options)
     if optim.optimizer == "adamw":
         return torch.optim.AdamW(groups, **options)
     return torch.optim.SGD(groups, momentum=0.9, **options)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Go on from `saved`, each moment laid out in memory as its parameter: on a CPU a fused kernel relies on it, unchecked."""
+    optimizer.load_state_dict(saved)
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter).copy_(value)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, optim: Optim, iterations_per_epoch: int) -> LRScheduler:
@@ -123,17 +132,28 @@ def _passed(epoch: int, milestones: tuple[int, ...]) -> int:
     return sum(epoch >= milestone for milestone in milestones)
 
 
+_LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 class Precision:
     """Mixed precision: an autocast for the forward pass and, for fp16 on a GPU, a gradient scaler."""
 
     def __init__(self, name: str, device: torch.device) -> None:
         self._device = device.type
-        self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
+        self._dtype = _LOW.get(name)
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16" and device.type == "cuda")
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """A context in which matrix products run in the chosen precision; nothing for fp32."""
         return torch.autocast(self._device, dtype=self._dtype) if self._dtype else contextlib.nullcontext()
+
+
+def forward_precision(name: str, device: str) -> contextlib.AbstractContextManager[Any]:
+    """A context for a forward pass of its own precision, whatever surrounds it; "student": nothing changes."""
+    if name == "student":
+        return contextlib.nullcontext()
+    dtype = _LOW.get(name)
+    return torch.autocast(device, dtype=dtype, enabled=dtype is not None)
 
 
 def optimizer_step(optimizer: torch.optim.Optimizer, precision: Precision, optim: Optim) -> None:

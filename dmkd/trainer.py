@@ -27,7 +27,15 @@ from dmkd.evaluation.measure import Measure, Side
 from dmkd.evaluation.protocol import Outcomes
 from dmkd.grad_cache import GradientCache, WholeBatch
 from dmkd.models.embedder import EmbeddingNet
-from dmkd.optim import Precision, make_optimizer, make_schedule, optimizer_step, parameter_groups, steps_per_epoch
+from dmkd.optim import (
+    Precision,
+    load_optimizer,
+    make_optimizer,
+    make_schedule,
+    optimizer_step,
+    parameter_groups,
+    steps_per_epoch,
+)
 from dmkd.reproducible import copied, plain, random_state, restore_random, same_run, seed_all
 from dmkd.scoring import Scoring, model_costs, run_costs
 from dmkd.terms import Terms
@@ -151,10 +159,8 @@ class Training:
     def _steps(self, batches: Iterator[Batch], terms: Terms) -> int:
         """Go through the epoch's batches; a last incomplete accumulation makes a step too. Returns the student's images."""
         images, accumulate, waiting = 0, self.config.optim.accumulate, 0
-        total = self.plan.iterations
-        with tqdm(
-            total=total, initial=self.iteration, disable=None, unit="step", desc=f"epoch {self.epoch + 1}", leave=False
-        ) as bar:
+        told: dict[str, Any] = {"unit": "step", "desc": f"epoch {self.epoch + 1}", "leave": False, "disable": None}
+        with tqdm(total=self.plan.iterations, initial=self.iteration, **told) as bar:
             for batch in batches:
                 loss = self._loss(batch, terms) / accumulate
                 self.passes.backward(self.precision.scaler.scale(loss))
@@ -236,7 +242,8 @@ class Training:
         """Go on from `state`. Raises `CheckpointError` where it belongs to another configuration."""
         same_run(state.payload["config"], space.to_dict(self.config))
         self.epoch, self.iteration, self.seconds = state.epoch, state.iteration, float(state.payload["seconds"])
-        for part in ("student", "objective", "optimizer", "schedule"):
+        for part in ("student", "objective", "schedule"):
             getattr(self, part).load_state_dict(state.payload[part])
+        load_optimizer(self.optimizer, state.payload["optimizer"])
         self.precision.scaler.load_state_dict(state.payload["scaler"])
         restore_random(state.payload["random"], self.device)

@@ -84,6 +84,7 @@ EVERYTHING: dict[str, Any] = {
     "optim.accumulate": 2,
     "optim.chunk": 3,
     "optim.precision": "bf16",
+    "teacher.precision": "fp32",
     "optim.clip": 1.0,
     "student.pooling": "gem",
     "data.label_noise": 0.2,
@@ -101,6 +102,11 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "a student that starts from its teacher": ("raml", {"student.checkpoint": "teacher"}),
     "a peer library's proxies": ("metric_learning", {"loss.name": "library"}),
     "semi-hard triplets and a decaying rate": ("psd", {"loss.name": "triplet", "optim.schedule": "exponential"}),
+    "the previous epoch's network in bf16, diffused": ("obd_sd", {"teacher.precision": "bf16"}),
+    "a teacher's maps in bf16": ("yu_absolute_hint", {"teacher.precision": "bf16"}),
+    "a teacher's attention in bf16": ("yu_relative_attention", {"teacher.precision": "bf16"}),
+    "a coupled teacher in bf16": ("raml", {"teacher.precision": "bf16"}),
+    "ranks of a teacher that is to be exact": ("darkrank", {"teacher.precision": "bf16"}),
 }
 
 

@@ -39,6 +39,10 @@ class Teacher:
     """Folder of a checkpoint (or a REF, which the command line and the sweep turn into a folder)."""
     resolution: Annotated[int, Limit(minimum=0, maximum=4096)] = 0
     """Side of the teacher's crop, pixels; 0: as it was trained."""
+    precision: Annotated[str, OneOf(("student", "fp32", "bf16", "fp16"))] = "student"
+    """Of the teacher's forward pass in a step: "student": as `optim.precision` says. Its embedding is float32 in any case, and so
+    are the losses; bf16 beside a student in fp32 rounds its targets to about three digits. A method that needs an exact teacher
+    runs it in float32 whatever this says, and evaluation does too."""
     features: str = ""
     """Of the training pictures, where a method works with stored ones: "" keeps them in a cache that runs share
     (`$DMKD_CACHE/features`), "none" computes them in each run, a path is a file of stored features that has to fit."""
