@@ -1,10 +1,11 @@
 """One training step of each method against the same step without distillation, input already on the device; and its profile.
 
-    python benchmarks/bench_step.py            # a few minutes; on a GPU: batch 112 at 224, bf16
-    python benchmarks/bench_step.py profile    # or: step, gpu_rows
+    python benchmarks/bench_step.py               # 10 minutes; on a GPU: batch 112 at 224, bf16
+    python benchmarks/bench_step.py step 16x96    # another batch and side; instead of step: profile, gpu_rows
 
 Student ResNet-50, 128 dimensions, multi-similarity. The peer of a method is the plain step; its limit the plain step and, where
-there is a teacher, one more forward pass (measured).
+there is a teacher, that teacher's forward pass alone (measured: batch-norms folded, in its precision), so that what a row has
+over its limit is what its terms cost. The teacher is run as in training (`distill.teachers`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from ratio import device, heading, not_measured, on_gpu, record, timed
@@ -22,13 +24,37 @@ from dmkd.distill.diffusion import Diffusion
 from dmkd.distill.metric_learning import MetricLearning
 from dmkd.distill.obd_sd import ObdSd
 from dmkd.distill.s2sd import S2SD
+from dmkd.distill.teachers import PreviousEpoch
+from dmkd.grad_cache import WholeBatch
 from dmkd.losses import MultiSimilarity
-from dmkd.models import Network
+from dmkd.models import Network, Teacher
 from dmkd.models.embedder import EmbeddingNet, assemble
 from dmkd.optim import Optim, Precision, make_optimizer, optimizer_step, parameter_groups
 
 BATCH, SIDE, PRECISION = (112, 224, "bf16") if on_gpu() else (32, 112, "fp32")
 REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method that is measured, its teacher's precision ("": no teacher), and the largest ratio to the plain step."""
+
+    method: Method
+    goal: float
+    teacher: str = ""
+
+
+PSD, OBD_SD = ObdSd(diffusion=Diffusion(enabled=False)), ObdSd()
+ROWS = {
+    "S2SD-MSDF": Row(S2SD(feature_delay=0), 1.03),
+    "PSD": Row(PSD, 1.25, "student"),
+    "OBD-SD (batch diffusion)": Row(OBD_SD, 1.26, "student"),
+}
+IN_BF16 = {
+    "PSD, teacher.precision=bf16": Row(PSD, 1.25, "bf16"),
+    "OBD-SD (batch diffusion), teacher.precision=bf16": Row(OBD_SD, 1.26, "bf16"),
+}
+"""Where a step is in float32."""
 
 
 def network() -> EmbeddingNet:
@@ -42,25 +68,29 @@ def images() -> Tensor:
     return torch.rand(BATCH, 3, SIDE, SIDE).to(device(), memory_format=torch.channels_last)
 
 
-def stepper(method: Method, teacher: bool) -> Callable[[], None]:
-    """A function that makes one optimizer step of `method`, as the trainer does."""
+def previous(precision: str) -> PreviousEpoch:
+    """The teacher of a step: the network as it was before the epoch."""
+    teacher = PreviousEpoch(Teacher(precision=precision), torch.device(device()))
+    teacher.refresh(network())
+    return teacher
+
+
+def stepper(method: Method, own: str = "") -> Callable[[], None]:
+    """A function that makes one optimizer step of `method`, as the trainer does; `own` is its teacher's precision."""
     net, optim = network().train(), Optim(precision=PRECISION)
     loss = MultiSimilarity()
     shapes = Shapes(*net.sizes(method.stages), classes=BATCH // 2, images=1000)
     objective = method.build(shapes, lambda dim: loss.build(dim, BATCH // 2)).to(device())
-    previous = network().eval().requires_grad_(False) if teacher else None
+    teacher, passes = previous(own) if own else None, WholeBatch(net, method)
     optimizer = make_optimizer(parameter_groups(net, objective.parameter_groups(optim.lr), optim), optim)
     precision, x = Precision(PRECISION, torch.device(device())), images()
     labels = torch.arange(BATCH // 2).repeat_interleave(2).to(device())
-    own = {"labels": labels, "index": torch.arange(BATCH), "view": torch.zeros(BATCH), "role": torch.zeros(BATCH)}
+    rest = {"labels": labels, "index": torch.arange(BATCH), "view": torch.zeros(BATCH), "role": torch.zeros(BATCH)}
 
     def step() -> None:
         with precision.autocast():
-            taught = None
-            if previous is not None:
-                with torch.no_grad():
-                    taught = previous(x, stages=method.stages)
-            made = Step(student=net(x, stages=method.stages), teacher=taught, iteration=10**6, progress=0.5, **own)
+            taught = passes.teacher(teacher, x, None) if teacher else None
+            made = Step(student=passes.student(x), teacher=taught, iteration=10**6, progress=0.5, **rest)
             total = torch.stack([term.float() for term in objective(made).values()]).sum()
         precision.scaler.scale(total).backward()
         optimizer_step(optimizer, precision, optim)
@@ -69,6 +99,7 @@ def stepper(method: Method, teacher: bool) -> Callable[[], None]:
 
 
 def forward() -> Callable[[], None]:
+    """A forward pass of the network as it is."""
     net, x, precision = network().eval(), images(), Precision(PRECISION, torch.device(device()))
 
     def run() -> None:
@@ -78,33 +109,49 @@ def forward() -> Callable[[], None]:
     return run
 
 
-def main() -> None:
-    heading()
-    print(f"batch {BATCH} at {SIDE} pixels, {PRECISION}")
-    rows: dict[str, tuple[Method, bool, float | None]] = {
-        "S2SD-MSDF": (S2SD(feature_delay=0), False, 1.03),
-        "PSD": (ObdSd(diffusion=Diffusion(enabled=False)), True, 1.25),
-        "OBD-SD (batch diffusion)": (ObdSd(), True, 1.26),
-    }
-    runs = {"plain": stepper(MetricLearning(), False), "forward": forward()}
-    runs |= {name: stepper(method, teacher) for name, (method, teacher, _) in rows.items()}
+def teaching(own: str) -> Callable[[], None]:
+    """A teacher's forward pass alone."""
+    teacher, x, precision = previous(own), images(), Precision(PRECISION, torch.device(device()))
+    passes = WholeBatch(network(), PSD)
+
+    def run() -> None:
+        with precision.autocast():
+            passes.teacher(teacher, x, None)
+
+    return run
+
+
+def measured(rows: dict[str, Row]) -> dict[str, list[float]]:
+    """Seconds of `REPEATS` steps of every row, of the plain step, and of the passes alone, in turn, after one warm-up each."""
+    runs = {"plain": stepper(MetricLearning()), "forward": forward()}
+    runs |= {f"teacher, {row.teacher}": teaching(row.teacher) for row in rows.values() if row.teacher}
+    runs |= {name: stepper(row.method, row.teacher) for name, row in rows.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(REPEATS + 1):
         for name, run in runs.items():
             wall, cpu = timed(run)
             if repeat:
                 seconds[name].append(wall if on_gpu() else cpu)
-    plain, second = statistics.median(seconds["plain"]), statistics.median(seconds["forward"])
-    print(f"a forward pass is {100 * second / plain:.1f} % of the plain step")
-    for name, (_, teacher, goal) in rows.items():
+    return seconds
+
+
+def main() -> None:
+    heading()
+    print(f"batch {BATCH} at {SIDE} pixels, {PRECISION}")
+    rows = ROWS | (IN_BF16 if PRECISION == "fp32" else {})
+    seconds = measured(rows)
+    middle = {name: statistics.median(times) for name, times in seconds.items()}
+    for name in ("forward", *(f"teacher, {own}" for own in sorted({row.teacher for row in rows.values()} - {""}))):
+        print(f"{name}: a pass is {100 * middle[name] / middle['plain']:.1f} % of the plain step")
+    for name, row in rows.items():
         record(
             f"step of {name}, ResNet-50, batch {BATCH} at {SIDE}",
             seconds[name],
             seconds["plain"],
             peer_name="the step without distillation",
-            goal=goal,
-            limit=plain + teacher * second,
-            limit_name="plain step + teacher's forward pass" if teacher else "plain step",
+            goal=row.goal,
+            limit=middle["plain"] + (middle[f"teacher, {row.teacher}"] if row.teacher else 0.0),
+            limit_name="plain step + teacher's forward pass" if row.teacher else "plain step",
             clock="wall" if on_gpu() else "cpu",
         )
 
@@ -112,7 +159,7 @@ def main() -> None:
 def profile() -> None:
     """Where one plain step, and one of MSDF, spends its time."""
     for name, method in (("plain", MetricLearning()), ("S2SD-MSDF", S2SD(feature_delay=0))):
-        step = stepper(method, False)
+        step = stepper(method)
         step()
         with torch.profiler.profile() as found:
             step()
@@ -133,5 +180,8 @@ def gpu_rows() -> None:
 PARTS = {"step": main, "profile": profile, "gpu_rows": gpu_rows}
 
 if __name__ == "__main__":
-    for part in sys.argv[1:] or (["step"] if on_gpu() else ["step", "gpu_rows"]):
+    sizes = [word for word in sys.argv[1:] if word[0].isdigit()]
+    if sizes:
+        BATCH, SIDE = map(int, sizes[0].split("x"))
+    for part in [word for word in sys.argv[1:] if word not in sizes] or (["step"] if on_gpu() else ["step", "gpu_rows"]):
         PARTS[part]()
