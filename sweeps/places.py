@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dmkd.errors import SweepError
-from sweeps.options import Options
+
+if TYPE_CHECKING:
+    from sweeps.options import Options
 
 LOCAL_SCHEMES = ("sqlite:///", "file:")
 STUDY = "study.journal"

@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tracking import statistics
+from tracking import student
 from tracking.budgets import budgets
 from tracking.candidates import STATED, candidates
 from tracking.choosing import best_of_groups, chosen
@@ -26,11 +26,12 @@ from tracking.columns import frame_of
 from tracking.comparison import NOTHING, beside
 from tracking.errors import TrackingError
 from tracking.labels import labels
-from tracking.outcomes import Queries, class_interval, gives, per_query
 from tracking.ranking import ranked
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from tracking.outcomes import Queries
 
 LEVEL = 0.95
 CHOSEN_BY = ("recall_at_1", "map", "mean_average_precision_at_r")
@@ -96,8 +97,8 @@ def leaderboard(
     frame = _described(found, select_by, report).with_columns(
         pl.Series("validation", [_mean(values) for values in found["selected"].to_list()], pl.Float64),
         pl.Series("test", means, pl.Float64),
-        *_ends("test", [statistics.t_interval(values, LEVEL) for values in tests]),
-        *_ends("class", [class_interval(queries.get(piece), LEVEL) for piece in found["piece"].to_list()]),
+        *_ends("test", [student.t_interval(values, LEVEL) for values in tests]),
+        *_ends("class", _over_classes(found["piece"].to_list(), queries)),
         *_printed(found, report, means),
         *budgets(found, runs),
         labels(found, runs),
@@ -166,6 +167,8 @@ def _printed(found: pl.DataFrame, report: str, means: list[float | None]) -> lis
 def _queries(frame: pl.DataFrame, outcomes: Mapping[str, Any], report: str) -> dict[int, Queries]:
     """By `piece`, the test queries of the counted final runs; none where a run's are missing or, being of another role, do not
     give its score."""
+    from tracking.outcomes import gives, per_query
+
     found = {}
     for piece, run_ids, scores in frame.select("piece", "final_runs", "reported").iter_rows():
         own = [outcomes.get(run_id) for run_id in run_ids]
@@ -174,6 +177,14 @@ def _queries(frame: pl.DataFrame, outcomes: Mapping[str, Any], report: str) -> d
             if queries is not None:
                 found[piece] = queries
     return found
+
+
+def _over_classes(pieces: list[int], queries: Mapping[int, Queries]) -> list[tuple[float, float]]:
+    if not queries:  # NumPy, which only these need, takes a sixth of a warm leaderboard to import
+        return [(math.nan, math.nan)] * len(pieces)
+    from tracking.outcomes import class_interval
+
+    return [class_interval(queries.get(piece), LEVEL) for piece in pieces]
 
 
 def _mean(values: list[float]) -> float | None:

@@ -6,11 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from tracking import statistics
-from tracking.outcomes import Queries, tested_against
-
 if TYPE_CHECKING:
     import polars as pl
+
+    from tracking.outcomes import Queries
 
 ALPHA = 0.05
 LOWER_IS_BETTER = ("loss", "seconds", "gflops", "parameters", "memory_mb", "spectral_decay")
@@ -92,5 +91,8 @@ def _p_values(queries: list[Queries | None]) -> list[float | None]:
     """Of "no difference from the leader", the first, adjusted for their number; None for the leader, and where untested."""
     if not any(one is not None for one in queries[1:]):
         return [None] * len(queries)
+    from tracking import statistics
+    from tracking.outcomes import tested_against
+
     adjusted = statistics.holm([tested_against(queries[0], other) for other in queries[1:]]).tolist()
     return [None, *(None if math.isnan(p) else p for p in adjusted)]

@@ -10,8 +10,6 @@ import base64
 import json
 import os
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +130,9 @@ def pages(uri: str, kind: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]
 
 
 def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    import urllib.error  # they, and ssl, take as long to import as a warm board to make, which most often needs no server
+    import urllib.request
+
     headers = {"Content-Type": "application/json"} | authorization()
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
     try:

@@ -1,8 +1,8 @@
 """How sure a mean is, and whether two systems differ: pure functions of NumPy arrays.
 
-Two kinds of chance are kept apart. Another seed gives another network: `t_interval` over seeds. Other classes give other
-queries: the queries of one class stand or fall together, so classes, not queries, are drawn again (cluster bootstrap; Davison
-and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
+Two kinds of chance are kept apart. Another seed gives another network: `tracking.student.t_interval` over seeds. Other classes
+give other queries: the queries of one class stand or fall together, so classes, not queries, are drawn again (cluster bootstrap;
+Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
 """
 
 from __future__ import annotations
@@ -18,15 +18,6 @@ from tracking import student
 Floats = NDArray[np.float64]
 RESAMPLES = 2000
 _CHUNK = 4_000_000
-
-
-def t_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
-    """Student's interval of the mean of `values` [n]; NaN ends where n < 2 or a value is not finite."""
-    x = np.asarray(values, dtype=np.float64)
-    if x.size < 2 or not np.isfinite(x).all():
-        return math.nan, math.nan
-    half = student.quantile((1 + level) / 2, x.size - 1) * float(x.std(ddof=1)) / math.sqrt(x.size)
-    return float(x.mean()) - half, float(x.mean()) + half
 
 
 def class_bootstrap_interval(

@@ -1,12 +1,14 @@
-"""Student's t distribution for whole degrees of freedom: its distribution function and its quantiles.
+"""Student's t distribution for whole degrees of freedom: its distribution function, its quantiles, an interval of a mean.
 
-`scipy.special` has both, but takes as long to import as all else that a warm leaderboard does. The finite sums are those of
+`scipy.special` has the first two, but takes as long to import as all else that a warm leaderboard does; so does NumPy half of it,
+and a few seeds need no arrays. The finite sums are those of
 Abramowitz and Stegun, Handbook of Mathematical Functions, 1964, 26.7.3 and 26.7.4.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -15,6 +17,17 @@ MANY = 1000
 """Degrees of freedom above which SciPy is imported after all: its series does not grow with them."""
 STEPS = 100
 """Newton's steps at most; about six are needed, a few more with one or two degrees of freedom."""
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Student's interval of the mean of `values` [n]; NaN ends where n < 2 or a value is not finite."""
+    count = len(values)
+    if count < 2 or not all(map(math.isfinite, values)):
+        return math.nan, math.nan
+    mean = math.fsum(values) / count
+    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    half = quantile((1 + level) / 2, count - 1) * math.sqrt(variance / count)
+    return mean - half, mean + half
 
 
 def cdf(t: float, freedom: int) -> float:

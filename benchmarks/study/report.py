@@ -17,7 +17,7 @@ from benchmarks.study.__main__ import HERE, RESULTS, SEEDS, TRIALS, Records, rea
 from benchmarks.study.arms import ARMS, BASE, EPOCHS, FROZEN, ITERATIONS, LARGE, LONGER, SMALL, STUDENT, TEACHER
 from benchmarks.study.claims import ASYMMETRIC, CLAIMS, Claim, Side
 from benchmarks.study.work import SPACED
-from tracking.statistics import t_interval
+from tracking.student import t_interval
 
 PAGE = HERE.parent.parent / "docs" / "results.md"
 TEMPLATE = HERE / "results_template.md"

@@ -138,7 +138,7 @@ def test_an_empty_database_is_an_empty_frame(database):
     assert frame.columns[:3] == ["run_id", "experiment", "experiment_id"]
 
 
-def test_a_board_is_made_without_mlflow_torch_or_ray(database):
+def test_a_board_is_made_without_mlflow_numpy_torch_or_ray(database):
     fill(database)
     code = f"""if True:
         import sys
@@ -146,7 +146,7 @@ def test_a_board_is_made_without_mlflow_torch_or_ray(database):
         from tracking.render import render
         from tracking.runs import load_runs
         print(render(leaderboard(load_runs({database!r}))))
-        print({{"mlflow", "torch", "ray", "pandas", "dmkd"}} & set(sys.modules))
+        print({{"mlflow", "numpy", "torch", "ray", "pandas", "dmkd"}} & set(sys.modules))
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"

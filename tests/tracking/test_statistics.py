@@ -9,7 +9,8 @@ import pytest
 import scipy.stats
 
 from tracking import student
-from tracking.statistics import class_bootstrap_interval, holm, paired_class_bootstrap, t_interval
+from tracking.statistics import class_bootstrap_interval, holm, paired_class_bootstrap
+from tracking.student import t_interval
 
 
 def clustered(generator: np.random.Generator, classes: int, spread: float) -> tuple[np.ndarray, np.ndarray]:
@@ -23,8 +24,10 @@ def clustered(generator: np.random.Generator, classes: int, spread: float) -> tu
 def test_t_interval_is_scipys():
     values = np.array([0.31, 0.35, 0.28, 0.40])
     expected = scipy.stats.t.interval(0.95, 3, values.mean(), scipy.stats.sem(values))
-    assert t_interval(values) == pytest.approx(expected)
-    assert t_interval(values, level=0.5) == pytest.approx(scipy.stats.t.interval(0.5, 3, values.mean(), scipy.stats.sem(values)))
+    assert t_interval(values.tolist()) == pytest.approx(expected)
+    assert t_interval(values.tolist(), level=0.5) == pytest.approx(
+        scipy.stats.t.interval(0.5, 3, values.mean(), scipy.stats.sem(values))
+    )
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 29, 100, 999, 1001, 11_315])
