@@ -35,7 +35,7 @@ lint: install
 # Two processes, a file's tests in one of them; each has one Ray cluster for its session. (pytest-xdist 3.8's loadgroup, which would
 # put all that use Ray into one, has no effect under pytest 9.2: it renames tests by a field that pytest no longer reads.)
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 slow: install
 	$(BIN)/python -m pytest -m slow

@@ -2,8 +2,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 import pytest
+
+RAY = "ray_cluster"
+"""The fixture that starts the one Ray of the tests (tests/sweeps/conftest.py)."""
 
 # Tiny tensors: a second thread only waits, and where the cores are busy it waits for long. Before torch is imported; started
 # processes inherit it.
@@ -23,3 +28,27 @@ def own_features(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ.pop("DMKD_FEATURES")
     if before is not None:
         os.environ["DMKD_FEATURES"] = before
+
+
+@cache
+def uses_ray(file: str) -> bool:
+    """Whether a file of tests (relative to the project's root) asks for the Ray cluster."""
+    return RAY in Path(__file__).parents[1].joinpath(file).read_text(encoding="utf-8")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with Ray come first: they take longest. `--no-loadscope-reorder` keeps this order where two processes share the work."""
+    items.sort(key=lambda item: not uses_ray(item.nodeid.partition("::")[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """A file's tests run in one process, and all that uses Ray in one: a second cluster would only wait for the first's cores."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneRay(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return RAY if uses_ray(file) else file
+
+    return OneRay(config, log)
