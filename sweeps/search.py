@@ -18,6 +18,7 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from sweeps.journal import synced_once
 from sweeps.objectives import Objectives
 from sweeps.pieces import Piece, hopeless
 from sweeps.rows import row_id
@@ -87,6 +88,7 @@ class StudySearch(Searcher):
         """Everything was given to the constructor."""
         return True
 
+    @synced_once()
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next run: `{"number", "piece", "key", "values", "tags"}`; None: not now; or FINISHED."""
         self._adopt()
@@ -175,6 +177,7 @@ class StudySearch(Searcher):
         for epoch, value in new.items():
             asked.trial.report(value, epoch)
 
+    @synced_once()
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study COMPLETE, PRUNED (stopped before the planned epochs) or FAIL with its reason, never a NaN."""
         if result is not None and not error:

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from dmkd.errors import SweepError
 from dmkd.space import nearest
+from sweeps.journal import Journal, synced_once
 from sweeps.places import STUDY
 from sweeps.space import Searched, Values
 
@@ -108,7 +108,7 @@ def open_study(
     """The sweep's study in `folder` (a journal file: durable, and safe on a network file system), made when it is not there."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(folder / STUDY)))
+    storage = JournalStorage(Journal(str(folder / STUDY)))
     existing = {summary.study_name: summary.n_trials for summary in optuna.get_all_study_summaries(storage)}
     # A resumed sampler must not draw the same points again.
     chosen = make_sampler(sampler, seed + existing.get(name, 0))
@@ -117,6 +117,7 @@ def open_study(
     return optuna.create_study(study_name=name, storage=storage, sampler=chosen, directions=list(directions))
 
 
+@synced_once()
 def enqueue(study: optuna.Study, searched: Searched, points: list[Values]) -> None:
     """Enqueue the base as trial 0, then further known points; points that the study already holds are left alone."""
     for values in [searched.base_values(), *points]:
@@ -124,6 +125,7 @@ def enqueue(study: optuna.Study, searched: Searched, points: list[Values]) -> No
         study.enqueue_trial(searched.encoded(values), skip_if_exists=True)
 
 
+@synced_once()
 def enqueue_failed(study: optuna.Study) -> None:
     """Enqueue every failed trial that was not yet run again, with `retry_of`."""
     trials = study.get_trials(deepcopy=False)
