@@ -1,7 +1,7 @@
 """What a trial costs beside its training: no-op trials through the sweep's own Tuner, searcher and durable study.
 
-python benchmarks/bench_sweep.py                  # about 8 minutes of a quiet 2-core machine
-python benchmarks/bench_sweep.py storage growth
+python benchmarks/bench_sweep.py                                     # about 10 minutes of a quiet 2-core machine
+DMKD_BENCH_TRIALS="10 100" python benchmarks/bench_sweep.py overhead
 
 The peer is what a Ray user writes first: `tune.Tuner` on a function, with `OptunaSearch` and every default.
 """
@@ -38,9 +38,9 @@ from sweeps.study import open_study
 METRIC = "val/recall_at_1"
 SEARCHED = Searched(Config(), {"optim.lr": Range(1e-6, 1e-3, log=True)})
 AT_ONCE = 2
-TIMES = tuple(int(count) for count in os.environ.get("DMKD_BENCH_TRIALS", "10 50 100").split())
-"""Numbers of trials; 1,000 are affordable: about 100 ms each beyond the first."""
-PEER_TIMES = tuple(int(count) for count in os.environ.get("DMKD_BENCH_PEER_TRIALS", "10 50").split())
+TIMES = tuple(int(count) for count in os.environ.get("DMKD_BENCH_TRIALS", "10 30 100 1000").split())
+"""Numbers of trials: about 100 ms each beyond the first."""
+PEER_TIMES = tuple(int(count) for count in os.environ.get("DMKD_BENCH_PEER_TRIALS", "10 30").split())
 """Those of the peer: it starts a process for each, seconds apiece."""
 
 
@@ -102,14 +102,9 @@ def overhead() -> None:
     """A trial's overhead, and how it grows with their number."""
     ours(2)  # the first sweep of a process imports and warms up workers
     for count in TIMES:
-        took = ours(count)
-        print(f"  ours, {count} trials: {took:.2f} s, {1e3 * took / count:.1f} ms a trial", flush=True)
+        took = told("ours", count, ours)
         if count in PEER_TIMES:
-            peer = theirs(count)
-            print(
-                f"  Ray Tune + OptunaSearch by default, {count} trials: {peer:.2f} s, {1e3 * peer / count:.1f} ms a trial",
-                flush=True,
-            )
+            peer = told("Ray Tune + OptunaSearch by default", count, theirs)
             record(
                 f"a trial's overhead, {count} no-op trials",
                 [took],
@@ -118,6 +113,18 @@ def overhead() -> None:
                 goal=0.25,
                 clock="wall",
             )
+
+
+def told(who: str, count: int, run: Callable[[int], float]) -> float:
+    """Wall seconds of `count` trials, printed with the driver's CPU seconds and the machine's load beside them."""
+    before = time.process_time()
+    took = run(count)
+    cpu, load = time.process_time() - before, os.getloadavg()[0]
+    print(
+        f"  {who}, {count} trials: {took:.2f} s, {took / count:.3f} s a trial; driver {cpu:.2f} CPU s; load {load:.1f}",
+        flush=True,
+    )
+    return took
 
 
 def storage() -> None:

@@ -1,4 +1,7 @@
-"""Backbones of timm, by timm's names, with or without a tag ("resnet50", "resnet50.a1_in1k")."""
+"""Backbones of timm, by timm's names, with or without a tag ("resnet50", "resnet50.a1_in1k").
+
+timm, and torchvision with it, is imported where a network is made or a name asked for: it takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-import timm
 from torch import Tensor, nn
 
 from dmkd.errors import ConfigError, ShapeError
@@ -17,11 +19,15 @@ from dmkd.models.trunk import Backbone
 @lru_cache(maxsize=1)
 def timm_names() -> tuple[str, ...]:
     """Every architecture of timm, without tags."""
+    import timm
+
     return tuple(timm.list_models())
 
 
 def is_timm(name: str) -> bool:
     """Whether timm knows the architecture and, where one is named, its tag."""
+    import timm
+
     return bool(timm.is_model(name)) and ("." not in name or bool(timm.models.is_model_pretrained(name)))
 
 
@@ -65,6 +71,8 @@ def build_timm(name: str, resolution: int) -> TimmBackbone:
 
     Raises `ShapeError` where a network of that size cannot be made.
     """
+    import timm
+
     short = name.removeprefix("timm/")
     for options in ({"dynamic_img_size": True}, {"img_size": resolution}, {}):
         try:
@@ -79,6 +87,8 @@ def build_timm(name: str, resolution: int) -> TimmBackbone:
 
 def timm_state(backbone: TimmBackbone, overlay: dict[str, Any]) -> dict[str, Tensor]:
     """Published weights of the backbone, read (or downloaded) by timm; `overlay` changes where it looks."""
+    import timm
+
     short = backbone.name.removeprefix("timm/")
     body: nn.Module = timm.create_model(short, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay, **backbone.options)
     return body.state_dict()

@@ -1,4 +1,7 @@
-"""Backbones of torchvision, by the names of `torchvision.models`, and two layouts of other code: v1 strides, no last pooling."""
+"""Backbones of torchvision, by the names of `torchvision.models`, and two layouts of other code: v1 strides, no last pooling.
+
+torchvision is imported where a network is made: it takes seconds, which who only handles configurations need not wait for.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from dmkd.models.preprocess import Preprocess
@@ -55,6 +57,8 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 @lru_cache(maxsize=1)
 def torchvision_names() -> tuple[str, ...]:
     """Every classification network of torchvision, the v1 layouts, and those without their last pooling."""
+    import torchvision
+
     other = (*(f"{name}_v1" for name in V1_LAYOUT), *(f"{name}_unpooled" for name in UNPOOLED))
     return (*torchvision.models.list_models(module=torchvision.models), *other)
 
@@ -134,6 +138,8 @@ class VisionTransformerBackbone(TorchvisionBackbone):
 
 def build_torchvision(name: str) -> TorchvisionBackbone:
     """The backbone `name` with random weights; not probed yet."""
+    import torchvision
+
     plain = published_name(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision warns of what its defaults will be one day
@@ -158,6 +164,8 @@ def _preprocess(name: str) -> Preprocess:
         return Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     if name.endswith("_v1"):
         return Preprocess()
+    import torchvision
+
     preset = next(iter(torchvision.models.get_model_weights(published_name(name)))).transforms()
     return Preprocess(tuple(preset.mean), tuple(preset.std))
 

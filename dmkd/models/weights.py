@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -145,6 +144,8 @@ def _from_url(name: str, url: str) -> dict[str, Tensor]:
 
 
 def _from_torchvision(backbone: Backbone) -> Mapping[str, Tensor]:
+    import torchvision
+
     if backbone.name.endswith("_v1"):
         raise WeightsError(f"no weights are published for {backbone.name!r}: give the path of a file, or weights: none")
     published = torchvision.models.get_model_weights(published_name(backbone.name))
