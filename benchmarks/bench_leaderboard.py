@@ -43,23 +43,25 @@ def main() -> None:
     asked.add_argument(
         "--only", choices=("database", "http", "growth"), help="growth: 1,000, 10,000, 50,000 runs, the last ours alone"
     )
+    asked.add_argument("--rows", default="", help="of the database, only the rows whose names contain this")
     options = asked.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DMKD_STATE"] = f"{folder}/state"
         if options.only == "growth":
             return growth(Path(folder))
-        for name, part in (("database", database), ("http", http)):
-            if options.only in (None, name):
-                place = Path(folder) / name
-                place.mkdir()
-                part(place, options.repeats)
+        if options.only in (None, "database"):
+            database(Path(folder), options.repeats, options.rows)
+        if options.only in (None, "http"):
+            http(Path(folder), options.repeats)
     return None
 
 
-def database(folder: Path, repeats: int) -> None:
+def database(folder: Path, repeats: int, rows: str) -> None:
     """Cold, with and without paired tests, after one new run, warm, and the first 50 rows."""
     import mlflow
 
+    folder = folder / "database"
+    folder.mkdir()
     uri = make_database(folder / "mlflow.db", RUNS)
     mlflow.set_tracking_uri(uri)
 
@@ -70,8 +72,10 @@ def database(folder: Path, repeats: int) -> None:
 
     def compared(name: str, run: Callable[[], object], goal: float, before: Callable[[], object]) -> None:
         """With the peer in turn, since a busy machine's seconds are not those of an hour ago."""
+        if rows not in name:
+            return
         pairs = []
-        for _ in range(max(5, repeats) + 1):
+        for _ in range(repeats + 1):
             before()
             pairs.append((timed(run)[1], timed(peer)[1]))
         mine, theirs = zip(*pairs[1:], strict=True)
@@ -79,8 +83,10 @@ def database(folder: Path, repeats: int) -> None:
 
     def beside_cold(name: str, run: Callable[[], object], before: Callable[[], object]) -> None:
         """Against our own cold reading, in turn."""
+        if rows not in name:
+            return
         seconds, colds = [], []
-        for _ in range(max(5, repeats) + 1):
+        for _ in range(repeats + 1):
             cold()
             colds.append(timed(lambda: load_runs(uri))[1])
             before()
@@ -144,6 +150,8 @@ def http(folder: Path, repeats: int) -> None:
     """The same runs behind a server: CPU seconds, the server's included, in turn."""
     import mlflow
 
+    folder = folder / "http"
+    folder.mkdir()
     runs = int(os.environ.get("DMKD_BENCH_RUNS", RUNS))
     make_database(folder / "mlflow.db", runs)
     with served(folder) as (uri, server):
