@@ -153,10 +153,11 @@ def _crop_picture(picture: Image.Image, draw: Draw, size: int) -> Pixels:
 def _crop_pixels(pixels: Pixels, draw: Draw, size: int) -> Pixels:
     left, top, width, height = crop_box(draw.tries, pixels.shape[1], pixels.shape[0], draw.min_scale)
     part = _tensor(pixels[top : top + height, left : left + width])
-    # Channels last is the form that torch resizes as bytes, with vector instructions.
-    resized = nn.functional.interpolate(part.permute(2, 0, 1)[None], (size, size), mode="bilinear", antialias=True)
-    view: Pixels = resized[0].permute(1, 2, 0).numpy()
-    return np.ascontiguousarray(view[:, ::-1]) if draw.flip else view
+    # A batch of one with channels last, in its strides too: so torch resizes and flips bytes with vector instructions.
+    batch = part[None].permute(0, 3, 1, 2)
+    resized = nn.functional.interpolate(batch, (size, size), mode="bilinear", antialias=True)
+    view: Pixels = (resized.flip(3) if draw.flip else resized)[0].permute(1, 2, 0).numpy()
+    return view
 
 
 def apply_jitter(picture: Image.Image, jitter: Jitter) -> Image.Image:

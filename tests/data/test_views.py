@@ -205,3 +205,13 @@ def test_to_unit_is_channels_first_between_0_and_1() -> None:
     assert made.shape == (2, 3, 32, 32)
     assert made.dtype == np.float32
     np.testing.assert_array_equal(made[1], F.to_tensor(Image.fromarray(view)).numpy())
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_view_of_pixels_lies_in_memory_as_a_batch_wants_it(flip: bool) -> None:
+    """Rows of bytes one after the other, so that nothing has to be gathered; a flipped view is the other one reversed."""
+    pixels, numbers = np.asarray(sign_picture(3, 120)), dataclasses.replace(draw(3), jitter=None, flip=flip)
+    view = apply_view(pixels, numbers, 48)
+    assert view.flags.c_contiguous
+    other = apply_view(pixels, dataclasses.replace(numbers, flip=not flip), 48)
+    np.testing.assert_array_equal(view, other[:, ::-1])
