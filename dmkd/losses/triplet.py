@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from dmkd.losses.base import MinedLoss, Sampled, check_option, mean_or_zero, squared, triplet_rows, tuple_rows
 from dmkd.mining.pairs import check_batch, class_masks, differentiable_distances, full_precision
 from dmkd.space import Limit, Range
+
+LEAST = 1e-6
+"""Distance below which rows of batch-hard triplets count as one, without gradient."""
 
 
 def triplet_loss(x: Tensor, triplets: Tensor, *, margin: float = 0.2, ref_x: Tensor | None = None) -> Tensor:
@@ -34,15 +38,44 @@ def batch_hard_triplet_loss(
     """
     check_batch(x, labels, ref_x, ref_labels)
     positive, negative = class_masks(labels, ref_labels, itself=True)
-    usable = positive.any(dim=1) & negative.any(dim=1)
     rows = full_precision(x)
     others = rows if ref_x is None else full_precision(ref_x)
-    distance = differentiable_distances(rows[usable], others, least=1e-6)
-    if distance.numel() == 0:
+    if positive.numel() == 0:
         return rows.sum() * 0
-    farthest = distance.masked_fill(~positive[usable], -torch.inf).amax(dim=1)
-    nearest = distance.masked_fill(~negative[usable], torch.inf).amin(dim=1)
-    return mean_or_zero((farthest - nearest + margin).clamp_min(0))
+    loss: Tensor = _BatchHard.apply(rows, others, (positive, negative), margin)
+    return loss
+
+
+class _BatchHard(torch.autograd.Function):
+    """The loss with its gradient written out: only an anchor's two hardest rows have one, so most of a graph would be zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, others: Tensor, masks: tuple[Tensor, Tensor], margin: float) -> Tensor:
+        positive, negative = masks
+        distance = differentiable_distances(rows, others, least=LEAST)
+        farthest = distance.masked_fill(~positive, -torch.inf).amax(dim=1, keepdim=True)
+        nearest = distance.masked_fill(~negative, torch.inf).amin(dim=1, keepdim=True)
+        hinge = farthest - nearest + margin
+        usable = positive.any(dim=1, keepdim=True) & negative.any(dim=1, keepdim=True)
+        count = usable.sum().clamp_min(1)
+        share = _shares(positive & (distance == farthest)) - _shares(negative & (distance == nearest))
+        pull = share.mul_((usable & (hinge > 0)) / count) * (distance > LEAST) / distance
+        ctx.save_for_backward(rows, others, pull)
+        return hinge.clamp_min(0).masked_fill(~usable, 0).sum() / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Of d = |a - b| the gradient is (a - b) / d; in float64, since near duplicates cancel."""
+        rows, others, pull = (tensor.double() for tensor in ctx.saved_tensors)
+        own = pull.sum(dim=1)[:, None] * rows - pull @ others
+        theirs = pull.sum(dim=0)[:, None] * others - pull.T @ rows
+        return (grad * own).to(grad.dtype), (grad * theirs).to(grad.dtype), None, None
+
+
+def _shares(hardest: Tensor) -> Tensor:
+    """Equal weights, of sum 1, of the True of each row; zeros where there is none."""
+    return hardest / hardest.sum(dim=1, keepdim=True).clamp_min(1)
 
 
 def tuple_triplet_loss(

@@ -191,3 +191,16 @@ def test_gradients_of_the_asymmetric_forms() -> None:
         lambda x, ref: margin_loss(x, labels, triplets, 1.0, ref_x=ref),
     ):
         assert torch.autograd.gradcheck(loss, (x, ref))
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_batch_hards_written_out_gradient_is_that_of_finite_differences(reference: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    x, ref = (torch.randn(rows, 4, dtype=torch.float64, generator=generator).requires_grad_() for rows in (9, 7))
+    labels, ref_labels = torch.tensor([0, 0, 1, 1, 2, 2, -1, 3, 4]), torch.tensor([0, 1, 2, 2, 0, -1, 5])
+    own = {"ref_labels": ref_labels} if reference else {}
+
+    def loss(x: Tensor, ref: Tensor) -> Tensor:
+        return batch_hard_triplet_loss(x, labels, margin=0.3, ref_x=ref if reference else None, **own)
+
+    assert torch.autograd.gradcheck(loss, (x, ref if reference else ref.detach()))
