@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -91,11 +92,14 @@ def test_seeds_differ(root: Path) -> None:
 
 
 def test_training_fits_its_own_classes(root: Path) -> None:
-    """Without augmentation the loss on every training picture falls to less than half, which no untrained network does."""
+    """Without augmentation the loss on every training picture falls to less than half, which no untrained network does.
+
+    One epoch proves nothing: with Adam, a step between epochs of loss 0 may throw it back for one.
+    """
     every = {"method.views.augmentation": "none", "method.batches.size": 12, "method.batches.replacement": False}
-    config = tiny(root, every | {"optim.epochs": 25, "evaluation.every": 25, "optim.lr": 3e-3})
+    config = tiny(root, every | {"method.batches.iterations": 2, "optim.epochs": 25, "evaluation.every": 25, "optim.lr": 1e-3})
     losses = [epoch.metrics["train/loss"] for epoch in fit(config)]
-    assert losses[-1] < 0.5 * losses[0]
+    assert median(losses[-10:]) < 0.5 * losses[0]
 
 
 def test_validation_each_n_epochs_and_last_and_test_only_when_asked(root: Path) -> None:
