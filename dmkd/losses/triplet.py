@@ -53,8 +53,8 @@ class _BatchHard(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, others: Tensor, masks: tuple[Tensor, Tensor], margin: float) -> Tensor:
         positive, negative = masks
         distance = differentiable_distances(rows, others, least=LEAST)
-        farthest = distance.masked_fill(~positive, -torch.inf).amax(dim=1, keepdim=True)
-        nearest = distance.masked_fill(~negative, torch.inf).amin(dim=1, keepdim=True)
+        farthest = torch.where(positive, distance, -torch.inf).amax(dim=1, keepdim=True)
+        nearest = torch.where(negative, distance, torch.inf).amin(dim=1, keepdim=True)
         hinge = farthest - nearest + margin
         usable = positive.any(dim=1, keepdim=True) & negative.any(dim=1, keepdim=True)
         count = usable.sum().clamp_min(1)

@@ -19,6 +19,6 @@ def batch_hard(x: Tensor, labels: Tensor, ref_x: Tensor | None = None, ref_label
     near = distances(x, ref_x)
     if near.numel() == 0:
         return labels.new_zeros((0, 3), dtype=torch.int64)
-    farthest = near.masked_fill(~positive, -torch.inf).argmax(dim=1)
-    nearest = near.masked_fill(~negative, torch.inf).argmin(dim=1)
+    farthest = torch.where(positive, near, -torch.inf).argmax(dim=1)
+    nearest = torch.where(negative, near, torch.inf).argmin(dim=1)
     return triplets_of(farthest, nearest, positive.any(dim=1) & negative.any(dim=1))

@@ -28,7 +28,8 @@ def class_masks(labels: Tensor, ref_labels: Tensor | None = None, itself: bool =
     other = labels if ref_labels is None else ref_labels
     known = (labels >= 0)[:, None] & (other >= 0)[None]
     same = labels[:, None] == other[None]
-    positive, negative = same & known, ~same & known
+    positive = same & known
+    negative = positive ^ known
     if ref_labels is None and not itself:
         positive.fill_diagonal_(False)
     return positive, negative
@@ -72,7 +73,9 @@ def differentiable_distances(x: Tensor, ref_x: Tensor | None = None, least: floa
     """
     rows = x.double()
     others = rows if ref_x is None else ref_x.double()
-    squares = rows.square().sum(dim=1)[:, None] + others.square().sum(dim=1)[None] - 2 * rows @ others.T
+    own = rows.square().sum(dim=1)
+    theirs = own if ref_x is None else others.square().sum(dim=1)
+    squares = torch.addmm(own[:, None] + theirs, rows, others.T, alpha=-2)
     return squares.clamp_min(least**2).sqrt().to(full_precision(x).dtype)
 
 
