@@ -1,4 +1,4 @@
-"""A study's journal is synced once for each trial handed out and each one told; what it holds is Optuna's own, at every moment."""
+"""A study's journal is synced once for each trial handed out and for each told; what it holds is Optuna's own, at any moment."""
 
 from __future__ import annotations
 
@@ -86,9 +86,14 @@ def test_outside_every_line_is_synced_and_nested_ones_are_one(tmp_path, synced):
 def test_what_fails_in_between_is_synced_too(tmp_path, synced):
     study = open_study(tmp_path, "s")
     synced.clear()
-    with pytest.raises(ValueError, match="no"), synced_once():
+
+    @synced_once()
+    def fails() -> None:
         study.set_user_attr("a", 1)
         raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fails()
     assert len(synced) == 1
 
 
