@@ -18,11 +18,12 @@ import ray
 from ray import tune
 
 from dmkd.errors import SweepError
+from sweeps.folder import DONE
 from sweeps.guard import LOST, Guard, Reaper
 from sweeps.interrupts import own_interrupts
 from sweeps.progress import Progress
 from sweeps.rows import Job
-from sweeps.trial import DONE, Shared, Trial, read_done
+from sweeps.trial import Shared, Trial, read_done
 from sweeps.unfit import Fifo, Request
 
 QUIET = {
@@ -152,13 +153,15 @@ def run_tuner(stage: str, shared: Shared, resources: Resources, total: float, **
             name=f"{stage}-{time.strftime('%Y%m%d-%H%M%S')}",
             storage_path=str(folder),
             verbose=0,
-            callbacks=[progress, Guard(shared.folder), Reaper(replace(shared, weights={})), *more],
+            callbacks=[progress, Guard(shared.folder, storage=shared.storage), Reaper(replace(shared, weights={})), *more],
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False, checkpoint_frequency=0),
         ),
     )
     with own_interrupts():
         tuner.fit()
+    shared.storage.refresh()
+    shared.storage.save()
     # What Tune writes about its own trials is of no use after it has ended: the study and our folders are the truth.
     shutil.rmtree(folder, ignore_errors=True)
     return progress.died
@@ -168,7 +171,7 @@ def run_jobs(stage: str, jobs: Sequence[Job], shared: Shared, resources: Resourc
     """Run what is not yet done of a fixed list; how each ended, by key. A job without an entry was interrupted."""
     for job in jobs if rerun_failed else ():
         if (read_done(shared.folder / job.key) or {}).get("status") == "failed":
-            (shared.folder / job.key / DONE).unlink()
+            shared.storage.amend(shared.folder / job.key, drop=[DONE])
     waiting = [job for job in jobs if read_done(shared.folder / job.key) is None]
     runs = [{"key": job.key, "values": job.values, "tags": dict(job.tags)} for job in waiting]
     died = run_tuner(stage, shared, resources, len(runs), runs=runs) if runs else set()

@@ -101,7 +101,7 @@ class Driver(ABC):
     def run(self) -> bool:
         """Every stage that is not done; whether the sweep is finished (it is not after Ctrl-C)."""
         self._reap()
-        forget(self.places.folder)
+        forget(self.places.folder, self.places.storage)
         run = start_run(
             self.places.tracking_uri,
             self.about.experiment,
@@ -205,6 +205,7 @@ class Driver(ABC):
             spool=self.places.spool,
             driver=self.id,
             silence=silence(),
+            storage=self.places.storage.leased(),
             objective=self.about.objective,
             tags=self.tags | self.source,
             weights=self.weights.put(self.teachers),

@@ -27,6 +27,10 @@ class Superseded(SweepError):
     """Another worker continues this trial."""
 
 
+class Away(SweepError):
+    """The storage does not answer, or refuses what a worker needs."""
+
+
 class Fence:
     """The right to write a trial's folder. Made by `take`."""
 
@@ -57,6 +61,16 @@ class Fence:
     def mine(self) -> bool:
         """Whether nobody has taken the trial over. A folder that is gone is nobody's."""
         return (read_beat(self.folder / TOKEN) or {}).get("token") == self.token
+
+    def allowed(self) -> bool:
+        """The same, for the thread that sends to the tracker."""
+        return self.mine()
+
+    def keep(self) -> None:
+        """What another thread than the trial's has written is to stay, though the process ends."""
+
+    def close(self) -> None:
+        """The trial is over, or leaves this process."""
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -15,6 +15,8 @@ from tracking.spool import now_ms
 
 if TYPE_CHECKING:
     from dmkd.checkpoint import State
+    from dmkd.config import Config
+    from dmkd.trainer import Epoch
     from tracking.runs import Run
 
 STOPPED = "stopped-early"
@@ -37,7 +39,12 @@ def read_done(folder: Path) -> dict[str, Any] | None:
 
 def write_done(folder: Path, status: str, reason: str, metrics: dict[str, Any]) -> None:
     """Note that a run is over."""
-    write_text(folder / DONE, json.dumps({"status": status, "reason": reason, "metrics": metrics}))
+    write_text(folder / DONE, ended(status, reason, metrics))
+
+
+def ended(status: str, reason: str, metrics: dict[str, Any]) -> str:
+    """What `DONE` holds."""
+    return json.dumps({"status": status, "reason": reason, "metrics": metrics})
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
@@ -47,19 +54,34 @@ def read_progress(folder: Path) -> dict[str, Any]:
     return found
 
 
-def progressed(before: dict[str, Any], epoch: int, metrics: dict[str, float], value: float | None, best: Any) -> dict[str, Any]:
-    """The progress after an epoch; `value` is the objective's, in `history` once an epoch."""
+def add_progress(
+    folder: Path, before: dict[str, Any], epoch: int, metrics: dict[str, float], *, value: float | None, best: Any
+) -> dict[str, Any]:
+    """The progress after an epoch, written; `value` is the objective's, in `history` once an epoch."""
     # What the model costs is measured once, and is an objective in the last epoch too.
     finite = {key: number for key, number in before["metrics"].items() if key.startswith("model/")}
     finite |= {key: number for key, number in metrics.items() if math.isfinite(number)}
     history = [point for point in before["history"] if point[0] < epoch]
     history += [[epoch, value]] if value is not None else []
-    return {"epoch": epoch, "metrics": finite, "best": best, "history": history}
+    progress = {"epoch": epoch, "metrics": finite, "best": best, "history": history}
+    write_progress(folder, progress)
+    return progress
 
 
 def write_progress(folder: Path, progress: dict[str, Any]) -> None:
     """Replace the progress."""
     write_text(folder / PROGRESS, json.dumps(progress))
+
+
+def keep_best(folder: Path, epoch: Epoch, settings: Config, objective: str, best: Any) -> bool:
+    """Keep network and outcomes of an epoch that is the best so far; whether it is."""
+    from dmkd.run import is_better, save_checkpoint, write_all_outcomes
+
+    if not is_better(epoch, objective, best):
+        return False
+    save_checkpoint(epoch, settings, folder / "checkpoint")
+    write_all_outcomes(epoch, settings, folder / "evaluation")
+    return True
 
 
 def add_history(folder: Path, step: int, metrics: dict[str, float]) -> int:

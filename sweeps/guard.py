@@ -14,10 +14,12 @@ from typing import Any
 import ray
 from ray import tune
 
+from dmkd.errors import SweepError
 from sweeps.checks.survey import live_nodes, node_name
 from sweeps.fence import TOKEN
-from sweeps.folder import read_done, read_progress, write_done
+from sweeps.folder import DONE, ended, read_done, read_progress
 from sweeps.shared import Shared
+from sweeps.storage import Storage
 from sweeps.unfit import known, left
 from sweeps.watch import silence
 from tracking.heartbeat import HEARTBEAT, interval, lost_after, read_beat
@@ -55,8 +57,8 @@ class Backoff:
 class Guard(tune.Callback):
     """In the driver: ends workers whose heartbeat stops (frozen, or alone on a dead node), told by this process's own clock."""
 
-    def __init__(self, folder: Path, end: Callable[[Any], None] | None = None) -> None:
-        self.folder, self._end = folder, end or _kill
+    def __init__(self, folder: Path, end: Callable[[Any], None] | None = None, storage: Storage = Storage()) -> None:  # noqa: B008
+        self.folder, self._end, self._storage = folder, end or _kill, storage
         self._seen: dict[str, tuple[int, float, int]] = {}
         """Trial id -> the last beat, when it was seen, and how many were since the worker began."""
         self._looked = time.monotonic()
@@ -75,9 +77,10 @@ class Guard(tune.Callback):
         """
         self._seen.pop(trial.trial_id, None)
         key = _key(trial)
-        if nodes := left(self.folder.parent, key):
+        if nodes := left(self.folder.parent, key, self._storage):
             self._say_unfit(nodes, key)
             return
+        self._storage.refresh(self.folder / key)
         token = int((read_beat(self.folder / key / TOKEN) or {}).get("token", 0))
         if self._begun.get(trial.trial_id, 0) == token:
             print(f"  {key}: its worker ended before it began; trying again", file=sys.stderr, flush=True)
@@ -98,10 +101,11 @@ class Guard(tune.Callback):
         print(f"  {key}: goes to another node", file=sys.stderr, flush=True)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Look at every running trial now and then."""
+        """Look at every running trial, and save the study, now and then. Raises `SweepError` where another driver has it."""
         if time.monotonic() - self._looked < interval() / 3:
             return
         self._looked = time.monotonic()
+        self._storage.save()
         for trial in trials:
             if trial.status == "RUNNING" and self.silent(trial):
                 self._seen.pop(trial.trial_id)
@@ -151,13 +155,14 @@ def close_lost(shared: Shared, key: str, reason: str) -> None:
     from tracking.runs import start_run
 
     folder = shared.folder / key
-    if read_done(folder) is not None:
-        return
-    write_done(folder, "failed", reason, read_progress(folder).get("metrics", {}))
     try:
+        shared.storage.refresh(folder)
+        if read_done(folder) is not None:
+            return
+        shared.storage.amend(folder, {DONE: ended("failed", reason, read_progress(folder).get("metrics", {}))})
         run = start_run(
             shared.tracking_uri, shared.experiment, key, key=f"{shared.sweep}/{key}", params={}, tags={}, spool=shared.spool
         )
         run.finish("FAILED", reason)
-    except (TrackingError, OSError) as error:
-        _log.warning("%s: its run could not be closed: %s", key, error)
+    except (TrackingError, SweepError, OSError) as error:
+        _log.warning("%s: it could not be closed: %s", key, error)

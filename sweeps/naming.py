@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmkd.config import Config, config_hash
+from dmkd.config import Config, config_hash, to_yaml
 from dmkd.space import flatten
 from sweeps.shared import Shared
 
@@ -72,6 +72,15 @@ def log_datasets(run: Run, settings: Config, parts: Parts) -> None:
             counts = {"pictures": len(part), "classes": len(set(part.labels.tolist())), "pictures_fingerprint": part.fingerprint}
             name = f"{part.name} ({context})"
             run.log_dataset(name, parts.fingerprint, context, source=str(settings.data.root or part.root), profile=counts)
+
+
+def log_outcome(run: Run, settings: Config, folders: Sequence[Path]) -> None:
+    """What a run leaves behind: its configuration, the environment, and those of the folders that there are."""
+    run.log_text(to_yaml(settings), "config.yaml")
+    run.log_text(environment(), "environment.txt")
+    for folder in folders:
+        if folder.is_dir():
+            run.log_artifact(folder)
 
 
 @lru_cache(maxsize=1)

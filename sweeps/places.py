@@ -9,11 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmkd.errors import SweepError
+from sweeps.storage import Storage
 
 if TYPE_CHECKING:
     from sweeps.options import Options
@@ -30,6 +31,7 @@ class Places:
     folder: Path
     """<storage>/<sweep>: the study, the trials' states and checkpoints, the lock."""
     tracking_uri: str
+    storage: Storage = field(default_factory=Storage)
 
     @property
     def trials(self) -> Path:
@@ -41,25 +43,35 @@ class Places:
         """Where the sweep's runs wait for the tracker: seen by every node, so that others deliver what a dead one left."""
         return self.folder / "spool"
 
+    @property
+    def shown(self) -> str:
+        """The folder, for a person."""
+        return self.storage.shown(self.folder)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Drive the sweep. Raises `SweepError`, naming its driver, where another process does."""
+        with lock(self.folder), self.storage.held(self.folder):
+            yield
+
 
 def find_places(options: Options, name: str, make: bool = True) -> Places:
     """Absolute places, made and checked for writing (unless `make` is off). Raises `SweepError` where one cannot be written."""
-    if "://" in options.storage:
-        raise SweepError(
-            f"--storage {options.storage}: wanted a folder that every node mounts (NFS 4, EFS, CephFS, ...): trials and spool "
-            "are locked and appended to, which no object store can (docs/operations.md); data may lie there (--data-root)"
-        )
-    home = working_home()
-    storage = home / (options.storage or "dmkd-output")
-    uri = tracking_address(options)
+    home, uri = working_home(), tracking_address(options)
     if not name or Path(name).name != name or name.startswith("."):
         raise SweepError(f"--name {name!r}: wanted a plain name without slashes, for it becomes a folder")
-    folder = (storage / name).resolve()
+    storage, folder = Storage(), (home / (options.storage or "dmkd-output") / name).resolve()
+    if "://" in options.storage:
+        from sweeps.bucket.storage import Bucket
+
+        storage = bucket = Bucket.of(options.storage, name)
+        folder = bucket.root
     if make:
-        _writable(folder, "--storage")
+        _writable(folder, storage.option)
+        storage.check()
     if make and uri.startswith("sqlite:///"):
         _writable(Path(uri.removeprefix("sqlite:///")).parent, "--tracking-uri")
-    return Places(folder, uri)
+    return Places(folder, uri, storage)
 
 
 def tracking_address(options: Options) -> str:

@@ -92,7 +92,7 @@ class Prepared:
             f" over {over}; early stopping {stopping}",
             f"  final: {', '.join(rows)} and the best {self.definition.finalists} by validation,"
             f" {self.definition.seeds} seeds each, once on test",
-            f"  results: {places.folder}; runs: {places.tracking_uri}, experiment {self.experiment}",
+            f"  results: {places.shown}; runs: {places.tracking_uri}, experiment {self.experiment}",
             *(f"  note: {warning}" for warning in self.warnings if warning),
         ]
 

@@ -17,6 +17,8 @@ from typing import Any
 
 from ray import tune
 
+from dmkd.errors import SweepError
+from sweeps.places import Places
 from tracking.errors import TrackingError
 from tracking.retention import Freeable, free, freeable
 
@@ -89,7 +91,7 @@ class Retention(tune.Callback):
                 key = self.waiting.get(timeout=1)
             except queue.Empty:
                 return
-            with suppress(TrackingError, OSError):  # `dmkd gc` finds what is left
+            with suppress(TrackingError, SweepError, OSError):  # `dmkd gc` finds what is left
                 self.release(key)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
@@ -98,14 +100,14 @@ class Retention(tune.Callback):
             self.thread.join(timeout=60)
 
 
-def release(folder: Path, uri: str, experiment: str, run_key: str) -> None:
+def release(places: Places, key: str, experiment: str, sweep: str) -> None:
     """Take a finished trial's checkpoint from its folder and from the tracker. Raises `TrackingError` without a tracker."""
     from tracking.runs import find_run
 
-    drop(folder)
-    found = find_run(uri, experiment, run_key)
+    places.storage.amend(places.trials / key, drop=HEAVY)
+    found = find_run(places.tracking_uri, experiment, f"{sweep}/{key}")
     if found is not None:
-        free(uri, [found[0]])
+        free(places.tracking_uri, [found[0]])
 
 
 def drop(folder: Path) -> int:
@@ -137,15 +139,21 @@ class Waste:
     delete: Callable[[], object]
 
 
-def find_waste(storage: Path, uri: str, experiment: str | None = None) -> list[Waste]:
+def find_waste(storage: Path | str, uri: str, experiment: str | None = None) -> list[Waste]:
     """What no row and no registered version needs: checkpoints of runs, in the tracker and in `storage`; states of ended trials.
+
+    `storage`: a folder, or an address in S3.
 
     A sweep that is not finished is left alone. Raises `TrackingError` without a tracker: what it needs is not known then.
     """
     runs = freeable(uri, experiment)
     waste = [_of_run(run, uri) for run in runs if run.bytes]
     needless = {run.key for run in runs}
-    for record in sorted(storage.glob("*/sweep.json")):
+    if "://" in str(storage):
+        from sweeps.bucket.waste import waste_below
+
+        return waste + [Waste(*found) for found in waste_below(str(storage), needless, HEAVY, experiment is None)]
+    for record in sorted(Path(storage).glob("*/sweep.json")):
         waste += _of_sweep(record, needless, everything=experiment is None)
     return waste
 

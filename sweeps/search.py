@@ -50,7 +50,8 @@ class StudySearch(Searcher):
     """Ask, report and tell between Ray Tune and an Optuna study.
 
     `limit` trials in the whole study; `accept(values)` refuses a proposal before it runs, in words, or gives "";
-    `closed(seconds of the longest trial, seconds of all)` says whether it is too late to begin another.
+    `closed(seconds of the longest trial, seconds of all)` says whether it is too late to begin another; `save()` returns when the
+    study is safe.
     """
 
     def __init__(
@@ -64,10 +65,11 @@ class StudySearch(Searcher):
         pieces: Sequence[Piece] = (Piece(),),
         accept: Callable[[Values], str] = lambda values: "",
         closed: Callable[[float, float], bool] = lambda longest, spent: False,
+        save: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(metric=objectives.accuracy, mode="max")
         self.study, self.searched, self.objectives, self.pieces = study, searched, objectives, tuple(pieces)
-        self.epochs, self.limit, self.accept, self.closed = epochs, limit, accept, closed
+        self.epochs, self.limit, self.accept, self.closed, self.save_study = epochs, limit, accept, closed, save
         self._ended = False
         self._running: dict[str, tuple[_Asked, int]] = {}
         self._open: list[_Asked] = []
@@ -149,6 +151,7 @@ class StudySearch(Searcher):
             row = row_id(self.searched.base, asked.values)
             tags |= {"dmkd.piece": piece.label, "dmkd.row": row, "dmkd.config_hash": row}
         values = asked.values | piece.values
+        self.save_study()  # a driver that resumes must know whose folder `trial_key` is
         return {"number": number, "piece": place, "key": trial_key(number, piece), "values": values, "tags": tags}
 
     def _seconds(self) -> tuple[float, float]:

@@ -99,6 +99,7 @@ class Stages(Driver):
         if len(ended) < len(jobs):
             return False
         places = [str(self.places.trials / job.key / "checkpoint") for job in jobs]
+        self.places.storage.fetch(*places)
         self._keep_teacher(jobs[0].key, row_id(config, {}))
         base = override(self.definition.base, {"teacher.checkpoint": places[0]})
         self.definition = dataclasses.replace(self.definition, base=base)
@@ -134,6 +135,7 @@ class Stages(Driver):
             pieces=self.pieces,
             accept=lambda values: gflops_refusal(searched, values, bound),
             closed=self._budget().closed,
+            save=self.places.storage.save,
         )
         if search.left:
             self.pack(self._costliest, search.left)
@@ -167,7 +169,8 @@ class Stages(Driver):
         if not prepared.grace:
             return {}
         make = SCHEDULERS[prepared.stopping]
-        return {"scheduler": make(self.study, self.places.trials, metric=prepared.objective, grace=prepared.grace, epochs=epochs)}
+        asked = {"metric": prepared.objective, "grace": prepared.grace, "epochs": epochs, "storage": self.places.storage}
+        return {"scheduler": make(self.study, self.places.trials, **asked)}
 
     def _budget(self) -> Budget:
         """What is left of --hours and --gpu-hours. Raises `SweepError` for GPU hours of trials without a GPU."""
@@ -183,7 +186,6 @@ class Stages(Driver):
         """Takes the checkpoints of trials that others have overtaken; of folds, and of a Pareto front, all stay for `dmkd gc`."""
         if self.prepared.objectives.costs or len(self.prepared.pieces) > 1:
             return []
-        uri, experiment, sweep = self.places.tracking_uri, self.about.experiment, self.record.id
         ended = [
             Ended(trial_key(trial.number), trial.values[0], row_id(searched.base, searched.decoded(trial)))
             for trial in ranked(self.study)
@@ -195,7 +197,7 @@ class Stages(Driver):
                 self.definition.finalists,
                 {trial.key: trial for trial in ended},
                 name=lambda values: row_id(searched.base, values),
-                release=lambda key: release(self.places.trials / key, uri, experiment, f"{sweep}/{key}"),
+                release=lambda key: release(self.places, key, self.about.experiment, self.record.id),
             )
         ]
 

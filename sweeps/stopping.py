@@ -12,21 +12,19 @@ from typing import Any
 import optuna
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
+from sweeps.storage import Storage
 from sweeps.study import curve
-from sweeps.trial import STOPPED
 from sweeps.unfit import Avoiding, Fifo
 
 FEWEST = 3
 """Trials that a median is taken of."""
 
 
-def stops(folder: Path, trial: Any, epoch: int, epochs: int) -> bool:
-    """Whether a trial that is to be stopped may be: not trial 0. It finds the marker file `STOPPED` in its folder."""
+def stops(storage: Storage, folder: Path, trial: Any, epoch: int, epochs: int) -> bool:
+    """Whether a trial that is to be stopped may be: not trial 0. Its worker finds a marker."""
     if trial.config["number"] == 0:
         return False
-    marker = folder / trial.config["key"] / STOPPED
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.write_text(f"pruned after epoch {epoch} of {epochs}\n")
+    storage.stop(folder / trial.config["key"], f"pruned after epoch {epoch} of {epochs}\n")
     return True
 
 
@@ -44,12 +42,22 @@ def history(study: optuna.Study) -> tuple[dict[int, dict[int, float]], set[int]]
 class Asha(Avoiding, AsyncHyperBandScheduler):
     """Asynchronous successive halving over epochs: trial 0 is never stopped, and the rungs of an earlier driver are kept.
 
-    The first rung is `grace` epochs; a trial that is stopped finds the marker file `STOPPED` in its folder.
+    The first rung is `grace` epochs; a trial that is stopped finds a marker.
     """
 
-    def __init__(self, study: optuna.Study, folder: Path, *, metric: str, grace: int, epochs: int, reduction: float = 3) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        folder: Path,
+        *,
+        metric: str,
+        grace: int,
+        epochs: int,
+        reduction: float = 3,
+        storage: Storage = Storage(),  # noqa: B008
+    ) -> None:
         super().__init__("epoch", metric, "max", max_t=epochs, grace_period=grace, reduction_factor=reduction)
-        self._folder = folder
+        self._folder, self._storage = folder, storage
         self._history, ended = history(study)
         for number in ended:
             self._refill(number, f"study-{number}")
@@ -73,7 +81,7 @@ class Asha(Avoiding, AsyncHyperBandScheduler):
         action = str(super().on_trial_result(tune_controller, trial, result))
         if action != self.STOP or result.get("failed") or result["epoch"] >= self._max_t:
             return action
-        return action if stops(self._folder, trial, result["epoch"], self._max_t) else str(self.CONTINUE)
+        return action if stops(self._storage, self._folder, trial, result["epoch"], self._max_t) else str(self.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """The last value counts for its rung."""
@@ -89,8 +97,18 @@ class Asha(Avoiding, AsyncHyperBandScheduler):
 class MedianRule(Fifo):
     """Stop a trial whose mean so far lies below the median of the others' means up to the same epoch, from `grace` epochs on."""
 
-    def __init__(self, study: optuna.Study, folder: Path, *, metric: str, grace: int, epochs: int) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        folder: Path,
+        *,
+        metric: str,
+        grace: int,
+        epochs: int,
+        storage: Storage = Storage(),  # noqa: B008
+    ) -> None:
         super().__init__()
+        self._storage = storage
         self._folder, self._score, self._grace, self._epochs = folder, metric, grace, epochs
         self._curves, _ = history(study)
 
@@ -105,7 +123,7 @@ class MedianRule(Fifo):
         means = [_mean(one, epoch) for other, one in self._curves.items() if other != number and any(e >= epoch for e in one)]
         if len(means) < FEWEST or _mean(self._curves[number], epoch) >= median(means):
             return str(self.CONTINUE)
-        return str(self.STOP if stops(self._folder, trial, epoch, self._epochs) else self.CONTINUE)
+        return str(self.STOP if stops(self._storage, self._folder, trial, epoch, self._epochs) else self.CONTINUE)
 
 
 def _mean(points: dict[int, float], until: int) -> float:

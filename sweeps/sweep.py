@@ -10,7 +10,7 @@ from typing import NoReturn
 from dmkd.config import Config
 from dmkd.errors import DmkdError
 from sweeps.options import Options, parse
-from sweeps.places import find_commit, find_places, lock
+from sweeps.places import find_commit, find_places
 from sweeps.plan import Definition, configured
 from sweeps.prepare import Prepared, prepare
 from sweeps.record import open_record
@@ -95,7 +95,7 @@ def run_sweep(definition: Definition, options: Options) -> list[str]:
     prepared = prepare(definition, options)
     for line in prepared.summary(places):
         print(line, file=sys.stderr)
-    with lock(places.folder):
+    with places.held():
         record = open_record(places.folder, definition, str(prepared.objectives), options)
         from sweeps.stages import Stages
 

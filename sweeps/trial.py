@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ray import tune
@@ -16,20 +16,10 @@ from dmkd.errors import LoaderDied, SweepError
 from dmkd.space import override
 from sweeps.attempts import Attempts
 from sweeps.checks.pictures import check_pictures
-from sweeps.fence import Fence, Superseded
-from sweeps.folder import (
-    DONE,
-    STOPPED,
-    add_history,
-    progressed,
-    read_done,
-    read_progress,
-    resumed,
-    write_done,
-    write_progress,
-)
+from sweeps.fence import Away, Fence, Superseded
+from sweeps.folder import STOPPED, add_history, add_progress, keep_best, read_done, read_progress, resumed, write_done
 from sweeps.memory import Careful
-from sweeps.naming import environment, log_datasets, open_run
+from sweeps.naming import log_datasets, log_outcome, open_run
 from sweeps.rows import settled
 from sweeps.share import keep_to_share, share_pictures
 from sweeps.shared import Shared
@@ -39,7 +29,7 @@ from sweeps.unfit import planned, wrong_node
 from sweeps.watch import Watchdog
 from sweeps.weights import take
 
-__all__ = ["DONE", "STOPPED", "Shared", "Trial", "read_done"]
+__all__ = ["STOPPED", "Shared", "Trial", "read_done"]
 
 if TYPE_CHECKING:
     from dmkd.checkpoint import State
@@ -57,7 +47,8 @@ class Trial(tune.Trainable):
         """Note what there is to do. Nothing is touched: Tune also makes workers that it does not use, beside the one at work."""
         assert shared is not None, "made by tune.with_parameters(Trial, shared=...)"
         self.job = job = config.get("run", config)
-        self.shared, self.folder = shared, shared.folder / job["key"]
+        self.shared = shared = shared.storage.here(shared)
+        self.folder = shared.folder / job["key"]
         self.status, self.reason = "interrupted", ""
         self.progress: dict[str, Any] = {"epoch": 0, "metrics": {}, "best": None, "history": []}
         self.run: Run | None = None
@@ -72,10 +63,11 @@ class Trial(tune.Trainable):
         if wrong_node(self.shared, self.job, self.trial_resources):
             self._exit()
         try:
-            self.fence = Fence.take(self.folder)
-            self.watchdog = Watchdog(self.folder, self.shared.silence)
-            with self.watchdog.working():
-                self._open(self.job)
+            with self._leaving():
+                self.fence = self.shared.storage.take(self.folder)
+                self.watchdog = Watchdog(self.folder, self.shared.silence, keep=self.fence.keep)
+                with self.watchdog.working():
+                    self._open(self.job)
         except Exception as error:  # Ray would start a worker that raises again; what cannot work must not be
             self._failed(error)
 
@@ -86,11 +78,13 @@ class Trial(tune.Trainable):
         if done := read_done(self.folder):  # it ended, but its driver died before it heard so
             self.status, self.reason = done["status"], done["reason"]
             return
-        refusal = self.attempts.begin(self.shared.driver)
-        (self.folder / STOPPED).unlink(missing_ok=True)
-        self.run = open_run(self.shared, settings, job, self._fence().mine)
+        with self._fence().writing():
+            refusal = self.attempts.begin(self.shared.driver)
+            (self.folder / STOPPED).unlink(missing_ok=True)
+        self.run = open_run(self.shared, settings, job, self._fence().allowed)
         if refusal:
             raise SweepError(refusal)
+        self.shared.storage.fetch(settings.teacher.checkpoint, settings.student.checkpoint)
         take(self.shared.weights, settings)
         check_pictures(settings.data, planned(self.shared, job))
         self.epochs = Careful(settings, self._state, self.folder, self.run.set_tags)
@@ -114,10 +108,8 @@ class Trial(tune.Trainable):
         try:
             if self.status == "interrupted":
                 assert self.watchdog is not None
-                with self.watchdog.working():
+                with self._leaving(), self.watchdog.working():
                     self._epoch()
-        except (Superseded, Preempted) as ended:
-            self._leave(ended)
         except LoaderDied as error:
             self._retry(error)
         except Exception as error:
@@ -143,45 +135,37 @@ class Trial(tune.Trainable):
         Raises `Superseded`, and writes nothing, where another worker continues the trial.
         """
         from dmkd.checkpoint import save_state
-        from dmkd.run import is_better, save_checkpoint, write_all_outcomes
 
         first = not self.progress["metrics"]
         metrics = epoch.metrics | (costs(epoch, self.shared) if first else {})
         value, best = metrics.get(self.shared.objective), self.progress["best"]
         assert self.run is not None
         with self._fence().writing():
-            if is_better(epoch, self.shared.objective, best):
-                save_checkpoint(epoch, self.settings, self.folder / "checkpoint")
-                write_all_outcomes(epoch, self.settings, self.folder / "evaluation")
+            if keep_best(self.folder, epoch, self.settings, self.shared.objective, best):
                 best = value
             if first:
                 log_datasets(self.run, self.settings, epoch.training.parts)
             self.run.log(metrics, epoch.number, add_history(self.folder, epoch.number, metrics))
-            self.progress = progressed(self.progress, epoch.number, metrics, value, best)
-            write_progress(self.folder, self.progress)
+            self.progress = add_progress(self.folder, self.progress, epoch.number, metrics, value=value, best=best)
             if epoch.number < self.settings.optim.epochs:
                 save_state(epoch.state, self.folder / "state")
 
     def _end(self, status: str) -> None:
         """Send what the run leaves behind, close it, and note that it is over."""
         assert self.run is not None
-        from dmkd.config import to_yaml
-
         with self._fence().writing():
-            self.run.log_text(to_yaml(self.settings), "config.yaml")
-            self.run.log_text(environment(), "environment.txt")
             # One that was stopped early is no candidate: its curve is kept, its weights are not.
-            for name in ("evaluation",) if status == "pruned" else ("checkpoint", "evaluation"):
-                if (self.folder / name).is_dir():
-                    self.run.log_artifact(self.folder / name)
+            kept = ("evaluation",) if status == "pruned" else ("checkpoint", "evaluation")
+            log_outcome(self.run, self.settings, [self.folder / name for name in kept])
             self._over(status)
             for name in ("state", "checkpoint") if status == "pruned" else ("state",):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
         self._close(status)
 
     def _failed(self, error: Exception) -> None:
-        if self.fence is not None and not self.fence.mine():
-            self._leave(Superseded(f"{self.folder.name}: {error}, but another worker continues this trial"))
+        with self._leaving():
+            if self.fence is not None and not self.fence.mine():
+                raise Superseded(f"{self.folder.name}: {error}, but another worker continues this trial")
         self.reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         self._close("failed")
 
@@ -195,7 +179,8 @@ class Trial(tune.Trainable):
 
     def _close(self, status: str, patience: float | None = None) -> None:
         """It is over; give the tracker its time."""
-        with suppress(OSError):  # the disk is full: the driver hears the reason all the same
+        # Where the disk is full, the driver hears the reason all the same.
+        with self._leaving(), suppress(OSError), self.fence.writing() if self.fence is not None else nullcontext():
             self._over(status)
         self.status = status
         if self.run is not None:
@@ -207,13 +192,22 @@ class Trial(tune.Trainable):
         if self.watchdog is not None:
             self.watchdog.stop()
 
-    def _leave(self, ended: Superseded | Preempted) -> None:
-        """End this worker process in order: told to (it goes on elsewhere), or because another has the trial already."""
-        if isinstance(ended, Superseded):
+    @contextmanager
+    def _leaving(self) -> Iterator[None]:
+        """Inside, what takes the trial from this worker ends it."""
+        try:
+            yield
+        except (Superseded, Preempted, Away) as ended:
+            self._leave(ended)
+
+    def _leave(self, ended: Superseded | Preempted | Away) -> None:
+        """End this worker process in order: told to (it goes on elsewhere), or because it cannot write its trial any more."""
+        if not isinstance(ended, Preempted):
             print(f"dmkd: {ended}", file=sys.stderr)
             os._exit(0)  # not one byte more
         self.reason = f"preempted (SIGTERM): goes on from epoch {self.progress['epoch']}"
         self._close("interrupted", patience=min(5.0, grace() / 2))
+        self._fence().close()
         self._exit()
 
     def _exit(self) -> NoReturn:
@@ -223,7 +217,8 @@ class Trial(tune.Trainable):
 
     def _retry(self, error: LoaderDied) -> None:
         """Tune starts the trial again, from its last epoch; the second time is a failure (`Attempts`)."""
-        self.attempts.died(str(error))
+        with self._fence().writing():
+            self.attempts.died(str(error))
         if self.run is not None:
             self.run.finish("KILLED", f"{error}; goes on from epoch {self.progress['epoch']}")
         self._rest()
@@ -232,14 +227,19 @@ class Trial(tune.Trainable):
     def cleanup(self) -> None:
         """Close a run that was stopped: by the scheduler, which leaves a marker, or in the middle, to be resumed."""
         self._rest()
-        if self.status != "interrupted" or self.fence is None or not self.fence.mine():
+        if self.fence is None:
             return
-        marker = self.folder / STOPPED
-        self.reason = marker.read_text(encoding="utf-8").strip() if marker.exists() else "interrupted: --resume goes on"
-        if marker.exists():
-            self._end("pruned")
-        else:
+        with self._leaving():
+            if self.status == "interrupted" and self.fence.mine():
+                self._stopped(self.shared.storage.stopped(self.folder))
+        self.fence.close()
+
+    def _stopped(self, why: str | None) -> None:
+        self.reason = why or "interrupted: --resume goes on"
+        if why is None:
             self._close("interrupted")
+        else:
+            self._end("pruned")
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another trial into this process: starting one anew costs seconds."""

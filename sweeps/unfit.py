@@ -7,7 +7,6 @@ driver then asks Ray for any other node. A driver that begins forgets the notes:
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +20,17 @@ from dmkd.errors import ConfigError
 from dmkd.space import override
 from sweeps.checks.pictures import check_pictures
 from sweeps.shared import Shared
-from tracking.places import write_text
+from sweeps.storage import Storage
 
 FOLDER = "unfit"
+FOLDERS = Storage()
 LABEL = "ray.io/node-id"
 """Ray gives each node a label of this name."""
 
 
-def forget(folder: Path) -> None:
+def forget(folder: Path, storage: Storage = FOLDERS) -> None:
     """A driver begins: every node may be looked at again. `folder`: of the sweep."""
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    storage.drop(folder / FOLDER)
 
 
 def planned(shared: Shared, job: Mapping[str, Any]) -> str:
@@ -45,12 +45,13 @@ def wrong_node(shared: Shared, job: Mapping[str, Any], resources: PlacementGroup
     """
     if not ray.is_initialized() or not (reason := _fault(shared, job)):
         return False
-    folder = shared.folder.parent
+    folder, storage = shared.storage.home(shared), shared.storage
+    storage.bring(folder / FOLDER)
     if not elsewhere(folder, resources.required_resources if resources else {}):
         return False
     node = ray.get_runtime_context().get_node_id()
-    write_text(folder / FOLDER / f"{node}.json", json.dumps({"reason": reason}))
-    write_text(folder / FOLDER / f"{node}.{job['key']}.left", "")
+    storage.note(folder / FOLDER / f"{node}.json", json.dumps({"reason": reason}))
+    storage.note(folder / FOLDER / f"{node}.{job['key']}.left", "")
     return True
 
 
@@ -74,11 +75,11 @@ def known(folder: Path) -> dict[str, str]:
     return {path.stem: str(json.loads(path.read_text(encoding="utf-8"))["reason"]) for path in notes}
 
 
-def left(folder: Path, key: str) -> set[str]:
+def left(folder: Path, key: str, storage: Storage = FOLDERS) -> set[str]:
     """In the driver: the unfit nodes on which a trial's workers ended, each told once."""
+    storage.bring(folder / FOLDER)
     marks = list((folder / FOLDER).glob(f"*.{key}.left"))
-    for mark in marks:
-        mark.unlink(missing_ok=True)
+    storage.drop(*marks)
     return {mark.name.partition(".")[0] for mark in marks}
 
 

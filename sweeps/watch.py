@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dmkd import pulse
+from dmkd.errors import SweepError
 from sweeps.attempts import Attempts
 from tracking.heartbeat import HEARTBEAT, Heart
 
@@ -27,9 +28,15 @@ def silence() -> float:
 class Watchdog(threading.Thread):
     """Ends this process where work stands still for `seconds`; while it lives, a heartbeat lies in the trial's folder."""
 
-    def __init__(self, folder: Path, seconds: float, end: Callable[[], None] = lambda: os._exit(1)) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        seconds: float,
+        end: Callable[[], None] = lambda: os._exit(1),
+        keep: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(name="watchdog", daemon=True)
-        self.folder, self.seconds, self._end = folder, seconds, end
+        self.folder, self.seconds, self._end, self._keep = folder, seconds, end, keep
         self.heart = Heart(folder / HEARTBEAT)
         self._working, self._over = False, threading.Event()
         self._count, self._since = -1, time.monotonic()
@@ -60,6 +67,8 @@ class Watchdog(threading.Thread):
         )
         with suppress(OSError), (self.folder / "hung.txt").open("w", encoding="utf-8") as file:
             faulthandler.dump_traceback(file)
+        with suppress(SweepError):
+            self._keep()
         print(f"dmkd: {self.folder.name}: no batch was done for {self.seconds:g} s, the worker ends itself", file=sys.stderr)
         self._end()
 

@@ -13,7 +13,7 @@ from dmkd.config import Config, config_hash, from_yaml
 from dmkd.evaluation import protocol_fingerprint
 from dmkd.run import train_into
 from dmkd.space import override
-from sweeps.trial import environment
+from sweeps.naming import environment
 from tests.pictures import make_folder
 from tracking.client import connect
 from tracking.reading import load_runs

@@ -24,7 +24,7 @@ def add(command: Add) -> None:
         "--tracking-uri", default="", metavar="URI", help="default: $MLFLOW_TRACKING_URI, or sqlite:///mlflow.db"
     )
     doctor_.add_argument(
-        "--storage", default="", metavar="DIR", help="what a sweep would get as --storage (default: ./dmkd-output)"
+        "--storage", default="", metavar="PLACE", help="what a sweep would get as --storage (default: ./dmkd-output)"
     )
     doctor_.add_argument("--working-dir", default=".", metavar="DIR", help="what a job would upload (default: this folder)")
     doctor_.add_argument("--json", action="store_true")

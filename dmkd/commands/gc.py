@@ -15,7 +15,7 @@ def add(command: Add) -> None:
     gc_.add_argument("--apply", action="store_true", help="delete what is shown; metrics, params and curves stay")
     gc_.add_argument("--experiment", default=None, metavar="E", help="default: all of them")
     gc_.add_argument(
-        "--storage", default="dmkd-output", metavar="DIR", help="what the sweeps got as --storage (default: %(default)s)"
+        "--storage", default="dmkd-output", metavar="PLACE", help="what the sweeps got as --storage (default: %(default)s)"
     )
     tracked(gc_)
 
@@ -24,7 +24,8 @@ def gc(options: argparse.Namespace) -> None:
     """Print each thing that can go, with its size; delete it only if asked to."""
     from sweeps.retention import find_waste
 
-    waste = find_waste(Path(options.storage).expanduser().absolute(), options.tracking_uri, options.experiment)
+    storage = options.storage if "://" in options.storage else Path(options.storage).expanduser().absolute()
+    waste = find_waste(storage, options.tracking_uri, options.experiment)
     for item in waste:
         if options.apply:
             item.delete()

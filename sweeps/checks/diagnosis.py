@@ -41,22 +41,18 @@ def node_lines(answers: Sequence[Answer], tracking_uri: str, storage: str) -> li
         return lines
     lines += [*versions(heard), *code(heard), *_data(heard)]
     lines += _reasons("tracker", heard, tracking_uri, lambda found: found["tracker"])
-    lines += _reasons("storage", heard, storage, lambda found: found["storage"], _STORAGE)
+    lines += _reasons("storage", heard, storage, lambda found: found["storage"])
     return [*lines, *gpus(answers), clocks(answers)]
 
 
-_STORAGE = "mount one folder on every node (NFS), and name it with --storage"
-
-
-def _reasons(what: str, heard: Heard, place: str, reason: Callable[[Report], str], advice: str = "") -> list[Line]:
+def _reasons(what: str, heard: Heard, place: str, reason: Callable[[Report], str]) -> list[Line]:
     """A line for each node with a reason, or one that says all is well."""
     if not place:
         return []
     wrong = {node: reason(found) for node, found in heard.items() if reason(found)}
     if not wrong:
         return [Line(what, True, f"{place} from {_every(heard)}")]
-    end = f"; {advice}" if advice else ""
-    return [Line(what, False, f"{place} from {node}: {text}{end}") for node, text in wrong.items()]
+    return [Line(what, False, f"{place} from {node}: {text}") for node, text in wrong.items()]
 
 
 def versions(heard: Heard) -> list[Line]:

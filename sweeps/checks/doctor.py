@@ -45,7 +45,7 @@ def examine(patient: Patient) -> list[Line]:
         started = connect()
     except (SweepError, OSError, RuntimeError, ValueError) as error:
         return [*lines, Line("cluster", False, _no_cluster(error))]
-    storage = str(places.folder.parent)
+    storage = places.storage.seen(places.folder.parent)
     try:
         answers = survey(
             Asked({name: Data(name=name, root=root) for name, root in data.items()}, places.tracking_uri, storage, gpus=True)

@@ -20,6 +20,8 @@ from sweeps.checks.gpu import ROOT, Gpus, find_gpus
 PACKAGES = ("dmkd", "torch", "torchvision", "timm", "numpy", "faiss-gpu", "ray", "optuna", "mlflow", "polars")
 """Their versions decide numbers, or what processes understand of each other."""
 
+MOUNT = "mount one folder on every node (NFS), and name it with --storage"
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -29,7 +31,7 @@ class Asked:
     """What a trial would read, by the name of the data set."""
     tracking_uri: str = ""
     storage: str = ""
-    """A folder that every node has to see."""
+    """A folder that every node has to see, or an address in S3."""
     token: str = ""
     """Name of the file that the driver wrote into the storage."""
     gpus: bool = False
@@ -62,7 +64,7 @@ def report(asked: Asked) -> Report:
         code=code_hash(),
         data={name: _data(data) for name, data in asked.data.items()},
         tracker=_tracker(asked.tracking_uri) if asked.tracking_uri else "",
-        storage=_storage(Path(asked.storage), asked.token) if asked.storage else "",
+        storage=_storage(asked.storage, asked.token) if asked.storage else "",
         gpus=find_gpus() if asked.gpus else None,
     )
 
@@ -116,16 +118,29 @@ def _tracker(uri: str) -> str:
     return ""
 
 
-def _storage(folder: Path, token: str) -> str:
+def _storage(place: str, token: str) -> str:
     """Why the driver's storage is not this node's: another folder, or one that cannot be written."""
+    if "://" in place:
+        return _bucket(place)
+    folder = Path(place)
     try:
         if not (folder / token).is_file():
-            return "it is another folder there, or none: what the driver writes is not seen"
+            return f"it is another folder there, or none: what the driver writes is not seen; {MOUNT}"
         answer = folder / f"{token}.{socket.gethostname()}.{os.getpid()}"
         answer.write_text(token, encoding="ascii")
         answer.unlink()
     except OSError as error:
-        return f"it cannot be written: {error.strerror or error}"
+        return f"it cannot be written: {error.strerror or error}; {MOUNT}"
+    return ""
+
+
+def _bucket(url: str) -> str:
+    from sweeps.bucket.store import Store
+
+    try:
+        Store.of(url).probe()
+    except Exception as error:  # whatever is wrong with a node's keys or network is to be said
+        return _line(error)
     return ""
 
 

@@ -34,7 +34,8 @@ def check_nodes(places: Places, data: Mapping[str, tuple[Data, str]]) -> None:
         return
     if os.environ.get(ONE_MACHINE, "") != "1":
         check_places(places, count)
-    asked = Asked({name: what for name, (what, _) in data.items()}, places.tracking_uri, str(places.folder))
+    storage = places.storage.seen(places.folder)
+    asked = Asked({name: what for name, (what, _) in data.items()}, places.tracking_uri, storage)
     wrong = faults(survey(asked), {name: mark for name, (_, mark) in data.items()})
     if wrong:
         more = f" (and {len(wrong) - 1} more: `dmkd doctor` lists them)" if len(wrong) > 1 else ""
@@ -46,7 +47,7 @@ def check_places(places: Places, count: int) -> None:
     if places.tracking_uri.startswith("sqlite"):
         raise SweepError(f"{places.tracking_uri} for {count} nodes: {SQLITE}")
     kind = file_system(places.folder)
-    if kind in LOCAL:
+    if places.storage.mounted and kind in LOCAL:
         raise SweepError(
             f"--storage {places.folder.parent} lies on a disk of this machine ({kind}), but the cluster has {count} nodes, and a "
             "trial goes on where there is room: name a folder that all of them mount (NFS, EFS, Lustre, CephFS); "
@@ -79,7 +80,7 @@ def faults(answers: Sequence[Answer], marks: Mapping[str, str]) -> list[str]:
         if found is None:
             continue
         if found["storage"]:
-            wrong.append(f"--storage from node {answer.node}: {found['storage']}; mount one folder on every node, and name that")
+            wrong.append(f"--storage from node {answer.node}: {found['storage']}")
         if found["tracker"]:
             wrong.append(f"--tracking-uri from node {answer.node}: {found['tracker']}")
         for name, (mark, reason) in found["data"].items():

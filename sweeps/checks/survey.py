@@ -98,7 +98,7 @@ def _reason(error: Exception) -> str:
 @contextmanager
 def _token(asked: Asked) -> Iterator[Asked]:
     """With a file in the storage, for as long as the nodes look for it."""
-    if not asked.storage:
+    if not asked.storage or "://" in asked.storage:
         yield asked
         return
     folder, name = Path(asked.storage), f".dmkd-{uuid.uuid4().hex}"

@@ -60,7 +60,7 @@ def check_form(options: Options) -> None:
 
 def run_rows(table: Table, dataset: str, options: Options) -> list[str]:
     """The table form; what failed, in words."""
-    from sweeps.places import find_commit, find_places, lock
+    from sweeps.places import find_commit, find_places
     from sweeps.record import open_settings
     from sweeps.tables.plan import Asked, dry_run, plan_table
     from sweeps.teachers import with_given
@@ -75,7 +75,7 @@ def run_rows(table: Table, dataset: str, options: Options) -> list[str]:
         print(line, file=sys.stderr)
     from sweeps.tables.run import TableRun
 
-    with lock(places.folder):
+    with places.held():
         going_on = replace(options, resume=True, trials=None, extend=0)
         record = open_settings(places.folder, asked.name, {"table": table.name, "dataset": dataset}, 0, going_on)
         driver = TableRun(planned, options, places, record, find_commit(Path(sys.argv[0]).resolve()))

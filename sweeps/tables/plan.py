@@ -88,7 +88,7 @@ class Asked:
         return [
             f"{self.name}: {len(self.rows.entries)} rows x {self.seeds} seeds on {first.data.name}",
             *(f"  first: {entry.label} ({entry.source}), which rows learn from" for entry in trained),
-            f"  results: {places.folder}; runs: {places.tracking_uri}, experiment {self.about.experiment}",
+            f"  results: {places.shown}; runs: {places.tracking_uri}, experiment {self.about.experiment}",
             *(f"  note: {note}" for note in planned.notes),
         ]
 

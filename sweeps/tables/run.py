@@ -175,7 +175,9 @@ class TableRun(Driver):
         return f"{self.planned.stage}-{entry.id}-seed{seed}"
 
     def _checkpoint(self, entry: Entry) -> Path:
-        return self.places.trials / self._key(entry, entry.config.seed) / "checkpoint"
+        place = self.places.trials / self._key(entry, entry.config.seed) / "checkpoint"
+        self.places.storage.fetch(str(place))
+        return place
 
     def _keep(self, entry: Entry) -> None:
         """A network that others need: where it lies, and its name in the registry."""
@@ -206,7 +208,10 @@ def named(trained: Trainable) -> tuple[str, str]:
 def own_checkpoint(places: Places, stage: str, entry: Entry) -> str:
     """Where this very sweep trained the entry, if it did."""
     folder = Path(places.trials / f"{stage}-{entry.id}-seed{entry.config.seed}")
+    places.storage.refresh(folder)
     done = read_done(folder)
+    if done is not None:
+        places.storage.fetch(str(folder / "checkpoint"))
     return str(folder / "checkpoint") if done is not None and done["status"] == "finished" else ""
 
 

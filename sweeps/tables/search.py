@@ -97,7 +97,10 @@ def with_teacher(stated: Definition, options: Options, places: Places, wanted: s
         return stated
     fingerprint = split(load_dataset(stated.base.data), stated.base.data).fingerprint
     alias = model_alias(config_hash(settled(stated.teacher)), fingerprint)
-    if all(read_done(places.trials / job.key) for job in teacher_jobs(stated)):
+    trained = [places.trials / job.key for job in teacher_jobs(stated)]
+    for place in trained:
+        places.storage.refresh(place)
+    if all(read_done(place) for place in trained):
         return stated
     # A registered teacher knows one split; folds want one each.
     folds, registered = stated.base.data.folds, places.folder / "registered" / alias

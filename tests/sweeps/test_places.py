@@ -47,12 +47,14 @@ def test_a_jobs_uploaded_folder_keeps_nothing(tmp_path, monkeypatch, capsys):
     assert f"results go to {tmp_path}/home/dmkd" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/dmkd", "gs://bucket", "file:///tmp/x"])
-def test_a_storage_that_cannot_be_locked_is_refused_and_nothing_is_made(tmp_path, monkeypatch, address):
+@pytest.mark.parametrize("address", ["gs://bucket", "file:///tmp/x", "s3://no_bucket/x"])
+def test_an_address_that_is_none_of_s3_is_refused_and_nothing_is_made(tmp_path, monkeypatch, address):
     from sweeps.checks.doctor import Patient, examine
 
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SweepError, match=rf"--storage {address}: wanted a folder that every node mounts .* data may lie there"):
+    with pytest.raises(
+        SweepError, match=rf"--storage {address}/x: wanted a folder that every node mounts, or s3://bucket/prefix"
+    ):
         find_places(Options(storage=address), "x")
     line = examine(Patient({}, storage=address, folder=tmp_path))[-1]
     assert (line.what, line.ok) == ("storage", False)

@@ -20,6 +20,7 @@ from dmkd.models.saved import load_model
 from dmkd.run import save_checkpoint
 from dmkd.trainer import fit
 from sweeps.folder import write_progress
+from sweeps.places import Places
 from sweeps.retention import Ended, Retention, drop, find_waste, overtaken, release, size
 from tracking.registry import promote
 from tracking.runs import find_run, log_run, start_run
@@ -183,7 +184,7 @@ def test_tune_can_keep_a_copy() -> None:
 def test_an_overtaken_trial_loses_its_checkpoint_here_and_in_the_tracker(tmp_path: Path, uri: str) -> None:
     ids = a_sweep(tmp_path / "out", uri, 2, finished=False)
     folder = tmp_path / "out" / "mine" / "trials" / "trial-0001"
-    release(folder, uri, "set/mine", "mine-1/trial-0001")
+    release(Places(tmp_path / "out" / "mine", uri), "trial-0001", "set/mine", "mine-1")
     assert artifacts(uri, ids["trial-0001"]) == []
     assert artifacts(uri, ids["trial-0000"])
     assert not (folder / "checkpoint").exists()
