@@ -136,12 +136,7 @@ def parser(name: str, description: str, datasets: Sequence[str] = (), searched: 
     add("--max-concurrent", type=int, metavar="N", help="trials at once (default: as many as fit)")
     add("--data-root", default="", metavar="DIR", help="the data set's folder (default: $DMKD_DATA/<name>)")
     add("--tracking-uri", default="", metavar="URI", help="MLflow (default: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here)")
-    add(
-        "--storage",
-        default="",
-        metavar="PLACE",
-        help="checkpoints and the study: a folder, or s3://bucket/prefix (default: ./dmkd-output)",
-    )
+    add("--storage", default="", metavar="PLACE", help="a folder, or s3://bucket/prefix, of the sweep (default: ./dmkd-output)")
     add("--name", default="", help=f"name of the sweep (default: {name})")
     add("--resume", action="store_true", help="go on with a sweep of this name that was interrupted")
     add("--rerun-failed", action="store_true", help="run the sweep's failed trials once more")
