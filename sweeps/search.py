@@ -50,8 +50,7 @@ class StudySearch(Searcher):
     """Ask, report and tell between Ray Tune and an Optuna study.
 
     `limit` trials in the whole study; `accept(values)` refuses a proposal before it runs, in words, or gives "";
-    `closed(seconds of the longest trial, seconds of all)` says whether it is too late to begin another; `save()` returns when the
-    study is safe.
+    `closed(seconds of the longest trial, of all)` says whether it is too late for another; `save()` returns when it is safe.
     """
 
     def __init__(
@@ -70,9 +69,7 @@ class StudySearch(Searcher):
         super().__init__(metric=objectives.accuracy, mode="max")
         self.study, self.searched, self.objectives, self.pieces = study, searched, objectives, tuple(pieces)
         self.epochs, self.limit, self.accept, self.closed, self.save_study = epochs, limit, accept, closed, save
-        self._ended = False
-        self._running: dict[str, tuple[_Asked, int]] = {}
-        self._open: list[_Asked] = []
+        self._ended, self._running, self._open = False, dict[str, tuple[_Asked, int]](), list[_Asked]()
         self._orphans = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
 
     @property
@@ -143,16 +140,16 @@ class StudySearch(Searcher):
         return asked
 
     def _handed(self, trial_id: str, asked: _Asked) -> dict[str, Any]:
-        place = asked.waiting.pop(0)
-        piece, number = self.pieces[place], asked.trial.number
+        place, number = asked.waiting.pop(0), asked.trial.number
+        piece = self.pieces[place]
         self._running[trial_id] = asked, place
         tags = {"dmkd.trial": str(number), "dmkd.label": f"trial {number}"}
         if piece.name:  # folds may have teachers of their own, and are one row all the same
             row = row_id(self.searched.base, asked.values)
             tags |= {"dmkd.piece": piece.label, "dmkd.row": row, "dmkd.config_hash": row}
-        values = asked.values | piece.values
-        self.save_study()  # a driver that resumes must know whose folder `trial_key` is
-        return {"number": number, "piece": place, "key": trial_key(number, piece), "values": values, "tags": tags}
+        self.save_study()  # a driver that resumes must know whose folder `key` is
+        key, values = trial_key(number, piece), asked.values | piece.values
+        return {"number": number, "piece": place, "key": key, "values": values, "tags": tags}
 
     def _seconds(self) -> tuple[float, float]:
         """Of the longest trial, and of all of them together."""
