@@ -17,8 +17,8 @@ from typing import Any
 
 from scipy.stats import qmc
 
-from benchmarks.study.arms import ARMS, LONG, TEACHER_ARM, Arm
-from benchmarks.study.work import SIGNS, Job, chosen, single_thread, teacher_folder, work
+from benchmarks.study.arms import ARMS, FLAT, LONG, TEACHER_ARM, Arm
+from benchmarks.study.work import SIGNS, STAGES, Job, chosen, single_thread, teacher_folder, work
 from dmkd.run import selection_role
 from dmkd.space import Range, flatten
 
@@ -68,19 +68,22 @@ def ready(records: Records, names: list[str], folder: Path) -> Iterator[Job]:
         yield from _open(records, [Job(name, "reference", 0, 0) for name in REFERENCES])
     for arm in (name for name in LONG if name in names):
         yield from _open(records, _finals(records, arm, folder, ["long"] + ["long_curve"] * (arm == "none")))
+    for arm in (name for name in FLAT if name in names):
+        yield from _open(records, _tuning(arm, ARMS[arm], TRIALS, "flat_tune"))
+        yield from _open(records, _finals(records, arm, folder, ["flat_curve"] * (arm == "none") + ["flat"]))
 
 
 def _finals(records: Records, arm: str, folder: Path, stages: list[str]) -> list[Job]:
-    """Every seed of the stages with the values that the tuning chose; none yet where trials or the teacher are missing."""
-    best = chosen(records, arm, TRIALS, selection_role(ARMS[arm].config))
+    """Every seed of the stages with the values that their tuning chose; none yet where trials or the teacher are missing."""
+    best = chosen(records, arm, TRIALS, selection_role(ARMS[arm].config), STAGES[stages[0]].tuned)
     if best is None or (ARMS[arm].teacher and not teacher_folder(folder, "final").is_dir()):
         return []
     values = tuple(best["values"].items())
     return [Job(arm, stage, best["trial"], seed, values) for stage in stages for seed in range(SEEDS)]
 
 
-def _tuning(name: str, arm: Arm, trials: int) -> list[Job]:
-    return [Job(name, "tune", trial, 0, values) for trial, values in enumerate(points(name, arm, trials))]
+def _tuning(name: str, arm: Arm, trials: int, stage: str = "tune") -> list[Job]:
+    return [Job(name, stage, trial, 0, values) for trial, values in enumerate(points(name, arm, trials))]
 
 
 def _teacher_jobs(records: Records) -> list[Job]:

@@ -129,17 +129,21 @@ ARMS: dict[str, Arm] = {
     ),
 }
 
-LONGER = 4
-"""The finals of some arms are run again with so many times the epochs: does a verdict outlive the short plan?"""
+LONGER, FLATTER = 4, 16
+"""The finals of some arms are run again with so many times the epochs: does a verdict outlive the short plan, and does it hold
+where the baseline moves no more?"""
+FALLS = (0.5, 0.75)
+"""Where the rate of the longest plan falls to a tenth: a cosine's falls to the end, and while a rate falls recall rises."""
 LONG = ("none", "psd", "obd_sd", "msdf", "yu_relative", "yu_absolute", "aml_regression")
+FLAT = ("none", "psd", "obd_sd")
 
 
-def longer(arm: Arm) -> dict[str, Any]:
-    """Changes to an arm for `LONGER` times the epochs; what counts steps grows with them, tuned values stay."""
-    epochs = LONGER * arm.config.optim.epochs
+def longer(arm: Arm, times: int) -> dict[str, Any]:
+    """Changes to an arm for `times` times the epochs; what counts steps grows with them, other values stay."""
+    epochs = times * arm.config.optim.epochs
     delay = arm.changes.get("method", {}).get("feature_delay")
     return {"optim.epochs": epochs, "evaluation.every": epochs} | (
-        {} if delay is None else {"method.feature_delay": LONGER * delay}
+        {} if delay is None else {"method.feature_delay": times * delay}
     )
 
 

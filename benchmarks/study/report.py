@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from benchmarks.study.__main__ import HERE, RESULTS, SEEDS, TRIALS, Records, read
-from benchmarks.study.arms import ARMS, BASE, EPOCHS, FROZEN, ITERATIONS, LARGE, LONGER, SMALL, STUDENT, TEACHER
+from benchmarks.study.arms import ARMS, BASE, EPOCHS, FALLS, FLATTER, FROZEN, ITERATIONS, LARGE, LONGER, SMALL, STUDENT, TEACHER
 from benchmarks.study.claims import ASYMMETRIC, CLAIMS, Claim, Side
-from benchmarks.study.work import SPACED
+from benchmarks.study.work import SPACED, STAGES
 from tracking.student import t_interval
 
 PAGE = HERE.parent.parent / "docs" / "results.md"
@@ -36,7 +36,11 @@ SETTING = {
     "epochs": EPOCHS,
     "iterations": ITERATIONS,
     "longer": LONGER,
+    "flatter": FLATTER,
+    "falls": " and ".join(f"{100 * fall:g} %" for fall in FALLS),
 }
+PLANS = {"final": "curve", "long": "long_curve", "flat": "flat_curve"}
+"""Finals of one plan -> the curves of the same."""
 Floats = NDArray[np.float64]
 REFERENCES = {
     "untrained": f"untrained: {STUDENT} at {SMALL} px, pooled features",
@@ -91,7 +95,7 @@ def hits(records: Records, side: Side, stage: str = "final") -> tuple[Floats, Fl
 
 
 def judge(records: Records, claim: Claim, stage: str = "final") -> Difference | None:
-    """The difference of a claim; None while runs are missing. `stage` "long": in the finals of more epochs."""
+    """The difference of a claim; None while runs are missing. `stage`: one of `PLANS`."""
     better, worse = hits(records, claim.better, stage), hits(records, claim.worse, stage)
     if better is None or worse is None:
         return None
@@ -107,7 +111,7 @@ def page(records: Records, reading: str = "") -> str:
         claims=len(CLAIMS),
         counted=", ".join(counts + [f"{missing} not measured yet"] * (missing > 0)),
         claim_rows="\n".join(_claim_row(records, claim) for claim in CLAIMS),
-        baseline=_baseline(records),
+        baseline_rows=_baseline(records),
         arm_rows="\n".join([*_reference_rows(records), *(_arm_row(records, arm) for arm in ARMS)]),
         space_rows="\n".join(_space_row(records, arm) for arm in SPACED),
         reading=f"{reading.strip()}\n\n" if reading else "",
@@ -122,11 +126,9 @@ def page(records: Records, reading: str = "") -> str:
 
 
 def _claim_row(records: Records, claim: Claim) -> str:
-    cells = [_difference(judge(records, claim, stage)) for stage in ("final", "long")]
-    first = cells[0] or "not measured yet |"
-    return (
-        f"| {claim.paper} | {claim.text} (`{claim.better.arm}` - `{claim.worse.arm}`) | {first} | {cells[1].replace(' |', '')} |"
-    )
+    first, *later = (_difference(judge(records, claim, stage)) for stage in PLANS)
+    cells = [first or "not measured yet |", *(cell.replace(" |", "") for cell in later)]
+    return f"| {claim.paper} | {claim.text} (`{claim.better.arm}` - `{claim.worse.arm}`) | {' | '.join(cells)} |"
 
 
 def _difference(found: Difference | None) -> str:
@@ -134,17 +136,18 @@ def _difference(found: Difference | None) -> str:
 
 
 def _baseline(records: Records) -> str:
-    none, untrained = hits(records, Side("none")), hits(records, Side("untrained"))
-    moved = {stage: _last_fifth(records, stage) for stage in ("curve", "long_curve")}
-    if none is None or untrained is None or moved["curve"] is None:
-        return "The baseline's own check is not measured yet."
-    gain = paired_difference(none[0], none[1], np.broadcast_to(untrained[1], none[1].shape))
-    later = "" if moved["long_curve"] is None else f", and by {moved['long_curve']:+.2f} in {LONGER} times the epochs"
-    return (
-        f"The baseline (`none`) is {gain.mean:.1f} ({gain.low:.1f} to {gain.high:.1f}) points above the untrained network "
-        "(wanted: 5 or more); over the last fifth of its epochs its validation R@1 moved by "
-        f"{moved['curve']:+.2f} points{later}, means of {SEEDS} seeds (wanted: under 0.3)."
-    )
+    untrained = hits(records, Side("untrained"))
+    rows = []
+    for stage, curve in PLANS.items():
+        none, moved = hits(records, Side("none"), stage), _last_fifth(records, curve)
+        if none is None or untrained is None or moved is None:
+            rows.append(f"| {STAGES[stage].times} | not measured yet | | |")
+            continue
+        gain = paired_difference(none[0], none[1], np.broadcast_to(untrained[1], none[1].shape))
+        recall = 100 * none[1].sum() / (len(none[1]) * none[0].sum())
+        above = f"{gain.mean:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})"
+        rows.append(f"| {STAGES[stage].times} | {recall:.1f} | {above} | {moved:+.2f} |")
+    return "\n".join(rows)
 
 
 def _last_fifth(records: Records, stage: str) -> float | None:

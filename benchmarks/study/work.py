@@ -10,23 +10,43 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.study.arms import ARMS, LONGER, SMALL, TEACHER_ARM, Arm, longer
+from benchmarks.study.arms import ARMS, EPOCHS, FALLS, FLATTER, LONGER, SMALL, TEACHER_ARM, Arm, longer
 
 SPACED = ("none", "psd", "obd_sd")
 """Arms whose embedding space is described too (OBD-SD, Table 8), on the training images."""
-TESTED = ("final", "long")
-"""Stages that train on all training classes and look at the test classes."""
 SIGNS = "signs"
 """The data set that needs no files; anything else is a manifest."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """What one process does at a time.
+class Stage:
+    """One kind of run: `times` the epochs, with the values that the trials of the stage `tuned` chose (none: it is a trial)."""
 
-    `stage`: tune (measured on validation), curve (the same, every epoch), final (on test), reference; long and long_curve are
-    final and curve over `LONGER` times the epochs.
-    """
+    times: int = 1
+    tuned: str = ""
+    tested: bool = False
+    """Trains on all training classes and looks at the test classes; else held-out training classes measure it."""
+    points: int = 1
+    """How often it is measured, at equal distances; more than once it is a curve."""
+    falls: tuple[float, ...] = ()
+    """Where in the plan the rate falls to a tenth; none: a cosine, as in the arm."""
+
+
+STAGES = {
+    "tune": Stage(),
+    "final": Stage(tuned="tune", tested=True),
+    "curve": Stage(tuned="tune", points=EPOCHS),
+    "long": Stage(LONGER, "tune", tested=True),
+    "long_curve": Stage(LONGER, "tune", points=EPOCHS),
+    "flat_tune": Stage(LONGER),
+    "flat": Stage(FLATTER, "flat_tune", tested=True, falls=FALLS),
+    "flat_curve": Stage(FLATTER, "flat_tune", points=EPOCHS, falls=FALLS),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process does at a time; `stage`: one of `STAGES`, or reference."""
 
     arm: str
     stage: str
@@ -62,7 +82,7 @@ def work(job: Job, root: str, folder: str) -> dict[str, Any]:
 
 def teacher_folder(folder: Path, stage: str) -> Path:
     """The teacher that must not have seen the validation classes, or the one trained on all training classes."""
-    return folder / ("teacher_final" if stage in TESTED else "teacher_tune")
+    return folder / ("teacher_final" if STAGES[stage].tested else "teacher_tune")
 
 
 def where(root: str) -> dict[str, Any]:
@@ -78,12 +98,16 @@ def configuration(job: Job, root: str, folder: Path) -> Any:
     changes: dict[str, Any] = where(root) | {"seed": job.seed} | dict(job.values)
     if arm.teacher:
         changes["teacher.checkpoint"] = str(teacher_folder(folder, job.stage))
-    if job.stage.startswith("long"):
-        changes |= longer(arm)
-    if job.stage in TESTED:
+    stage = STAGES[job.stage]
+    if stage.times > 1:
+        changes |= longer(arm, stage.times)
+    if stage.falls:
+        milestones = tuple(round(fall * stage.times * EPOCHS) for fall in stage.falls)
+        changes |= {"optim.schedule": "steps", "optim.gamma": 0.1, "optim.milestones": milestones}
+    if stage.tested:
         changes |= {"data.validation": 0.0, "evaluation.test": True}
-    if job.stage.endswith("curve"):
-        changes["evaluation.every"] = LONGER if job.stage == "long_curve" else 1
+    if stage.points > 1:
+        changes["evaluation.every"] = stage.times * EPOCHS // stage.points
     return override(arm.config, changes)
 
 
@@ -98,9 +122,9 @@ def _train(job: Job, root: str, folder: Path) -> dict[str, Any]:
             curve.append([epoch.number, epoch.metrics["val/recall_at_1"]])
     kept = {key: value for key, value in epoch.metrics.items() if key.startswith(("val", "test", "train/"))}
     found: dict[str, Any] = {"metrics": kept | epoch.training.model_costs}
-    if job.stage.endswith("curve"):
+    if STAGES[job.stage].points > 1:
         found["curve"] = curve
-    if job.stage in TESTED:
+    if STAGES[job.stage].tested:
         found["hits"] = {role: _hits(outcomes) for role, outcomes in epoch.outcomes.items()}
         if job.arm in SPACED:
             found["space"] = _space(epoch)
@@ -160,9 +184,11 @@ def _reference(job: Job, root: str, folder: Path) -> dict[str, Any]:
     return {"metrics": metrics | costs, "hits": hits}
 
 
-def chosen(records: Mapping[str, Mapping[str, Any]], arm: str, trials: int, role: str) -> dict[str, Any] | None:
+def chosen(
+    records: Mapping[str, Mapping[str, Any]], arm: str, trials: int, role: str, stage: str = "tune"
+) -> dict[str, Any] | None:
     """The tuning record with the best validation mAP@R of an arm; None while trials are missing. Raises where all failed."""
-    keys = [f"{arm}/tune/{trial}/0" for trial in range(trials)]
+    keys = [f"{arm}/{stage}/{trial}/0" for trial in range(trials)]
     if not all(key in records for key in keys):
         return None
     metric = f"{role}/mean_average_precision_at_r"

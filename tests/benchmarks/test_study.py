@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.study.__main__ import RESULTS, TRIALS, points, read, ready
-from benchmarks.study.arms import ARMS, EPOCHS, IMAGES, LONG, LONGER
+from benchmarks.study.arms import ARMS, EPOCHS, FLAT, FLATTER, IMAGES, LONG, LONGER
 from benchmarks.study.claims import CLAIMS, Claim, Side
 from benchmarks.study.emoji import write_manifest
 from benchmarks.study.report import PAGE, READING, REFERENCES, judge, page, paired_difference
@@ -81,10 +81,13 @@ def test_finals_come_after_all_trials_and_see_no_validation(tmp_path) -> None:
         job.key: {"arm": "none", "stage": "tune", "trial": job.trial, "values": dict(job.values)}
         | ({"failed": "diverged"} if job.trial == 5 else {"metrics": {"val/mean_average_precision_at_r": job.trial}})
         for job in ready({}, ["none"], tmp_path)
-        if job.arm == "none"
+        if job.arm == "none" and not job.stage.startswith("flat")
     }
     del records["none/tune/3/0"]
-    assert [job.key for job in ready(records, ["none"], tmp_path) if job.arm == "none"] == ["none/tune/3/0"]
+    assert [job.key for job in ready(records, ["none"], tmp_path) if job.stage == "tune" and job.arm == "none"] == [
+        "none/tune/3/0"
+    ]
+    assert not [job for job in ready(records, ["none"], tmp_path) if job.stage == "final" and job.arm == "none"]
     records["none/tune/3/0"] = {"arm": "none", "values": {}, "trial": 3, "metrics": {"val/mean_average_precision_at_r": 0.5}}
     finals = [job for job in ready(records, ["none"], tmp_path) if job.stage == "final"]
     assert [(job.seed, job.values) for job in finals] == [
@@ -129,6 +132,33 @@ def test_the_long_plan_is_the_short_one_stretched(name: str, tmp_path) -> None:
     stretched = {"optim.epochs", "evaluation.every"} | ({"method.feature_delay"} if name == "msdf" else set())
     assert set(changed) == stretched
     assert all(after == LONGER * before for before, after in changed.values())
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_the_longest_plan_lets_the_rate_fall_twice(name: str, tmp_path) -> None:
+    short, flat = (flatten(configuration(Job(name, stage, 0, 1), "manifest.csv", tmp_path)) for stage in ("final", "flat"))
+    changed = {key: (short[key], flat[key]) for key in short if short[key] != flat[key]}
+    epochs = FLATTER * EPOCHS
+    assert changed.pop("optim.epochs") == (EPOCHS, epochs)
+    assert changed.pop("evaluation.every") == (EPOCHS, epochs)
+    assert changed.pop("optim.schedule") == ("cosine", "steps")
+    assert changed.pop("optim.milestones") == ((), (epochs // 2, 3 * epochs // 4))
+    assert {key: after for key, (_, after) in changed.items()} == {"optim.gamma": 0.1}
+    curve = configuration(Job(name, "flat_curve", 0, 1), "manifest.csv", tmp_path)
+    assert (curve.evaluation.every, curve.data.validation, curve.evaluation.test) == (FLATTER, 0.2, False)
+
+
+def test_finals_of_the_longest_plan_have_values_of_its_own_trials(tmp_path) -> None:
+    records = {
+        f"none/{stage}/{trial}/0": {"arm": "none", "stage": stage, "trial": trial, "values": {"optim.lr": trial / 1000}}
+        | {"metrics": {"val/mean_average_precision_at_r": -abs(trial - best)}}
+        for stage, best in (("tune", 3), ("flat_tune", 5))
+        for trial in range(TRIALS)
+    }
+    jobs = [job for job in ready(records, ["none"], tmp_path) if job.stage.startswith("flat")]
+    assert {(job.stage, job.trial) for job in jobs} == {("flat", 5), ("flat_curve", 5)}
+    del records["none/flat_tune/6/0"]
+    assert [job.key for job in ready(records, ["none"], tmp_path) if job.stage.startswith("flat")] == ["none/flat_tune/6/0"]
 
 
 def test_long_finals_come_after_the_tuning_and_stand_beside_the_short_ones(tmp_path) -> None:
