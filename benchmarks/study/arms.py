@@ -129,10 +129,10 @@ ARMS: dict[str, Arm] = {
     ),
 }
 
-LONGER, FLATTER = 4, 16
+LONGER, FLATTER = 4, 8
 """The finals of some arms are run again with so many times the epochs: does a verdict outlive the short plan, and does it hold
 where the baseline moves no more?"""
-FALLS = (0.5, 0.75)
+FALLS = (0.4, 0.6)
 """Where the rate of the longest plan falls to a tenth: a cosine's falls to the end, and while a rate falls recall rises."""
 LONG = ("none", "psd", "obd_sd", "msdf", "yu_relative", "yu_absolute", "aml_regression")
 FLAT = ("none", "psd", "obd_sd")
