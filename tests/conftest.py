@@ -37,7 +37,7 @@ def uses_ray(file: str) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with Ray come first: they take longest. `--no-loadscope-reorder` keeps this order where two processes share the work."""
+    """Files with Ray come first: they take longest. Two processes keep this order with `--no-loadscope-reorder`."""
     items.sort(key=lambda item: not uses_ray(item.nodeid.partition("::")[0]))
 
 
