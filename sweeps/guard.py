@@ -19,7 +19,7 @@ from sweeps.checks.survey import live_nodes, node_name
 from sweeps.fence import TOKEN
 from sweeps.folder import DONE, ended, read_done, read_progress
 from sweeps.shared import Shared
-from sweeps.storage import Storage
+from sweeps.storage import MOUNTED, Storage
 from sweeps.unfit import known, left
 from sweeps.watch import silence
 from tracking.heartbeat import HEARTBEAT, interval, lost_after, read_beat
@@ -57,7 +57,7 @@ class Backoff:
 class Guard(tune.Callback):
     """In the driver: ends workers whose heartbeat stops (frozen, or alone on a dead node), told by this process's own clock."""
 
-    def __init__(self, folder: Path, end: Callable[[Any], None] | None = None, storage: Storage = Storage()) -> None:  # noqa: B008
+    def __init__(self, folder: Path, end: Callable[[Any], None] | None = None, storage: Storage = MOUNTED) -> None:
         self.folder, self._end, self._storage = folder, end or _kill, storage
         self._seen: dict[str, tuple[int, float, int]] = {}
         """Trial id -> the last beat, when it was seen, and how many were since the worker began."""

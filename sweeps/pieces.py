@@ -27,12 +27,16 @@ class Piece:
         return self.name.replace("fold", "fold ").replace("seed", "seed ").replace("-", ", ")
 
 
+WHOLE = Piece()
+"""A trial that is one run."""
+
+
 def make_pieces(base: Config, seeds: int = 1) -> tuple[Piece, ...]:
     """Every fold (`data.folds`) with every seed, the first seed's folds first."""
     folds = range(base.data.folds) if base.data.folds else (base.data.fold,)
     pairs = [(fold, base.seed + offset) for offset in range(seeds) for fold in folds]
     if len(pairs) == 1:
-        return (Piece(),)
+        return (WHOLE,)
     return tuple(Piece(f"fold{fold}-seed{seed}", {"data.fold": fold, "seed": seed}) for fold, seed in pairs)
 
 

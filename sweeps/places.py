@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmkd.errors import SweepError
-from sweeps.storage import Storage
+from sweeps.storage import MOUNTED, Storage
 
 if TYPE_CHECKING:
     from sweeps.options import Options
@@ -60,7 +60,7 @@ def find_places(options: Options, name: str, make: bool = True) -> Places:
     home, uri = working_home(), tracking_address(options)
     if not name or Path(name).name != name or name.startswith("."):
         raise SweepError(f"--name {name!r}: wanted a plain name without slashes, for it becomes a folder")
-    storage, folder = Storage(), (home / (options.storage or "dmkd-output") / name).resolve()
+    storage, folder = MOUNTED, (home / (options.storage or "dmkd-output") / name).resolve()
     if "://" in options.storage:
         from sweeps.bucket.storage import Bucket
 

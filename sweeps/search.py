@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 
 from sweeps.journal import synced_once
 from sweeps.objectives import Objectives
-from sweeps.pieces import Piece, hopeless
+from sweeps.pieces import WHOLE, Piece, hopeless
 from sweeps.rows import row_id
 from sweeps.space import Searched, Values
 from sweeps.study import CURVE, REASON, SKIPPED, counted, curve, repeated
@@ -61,7 +61,7 @@ class StudySearch(Searcher):
         objectives: Objectives,
         epochs: int,
         limit: float,
-        pieces: Sequence[Piece] = (Piece(),),
+        pieces: Sequence[Piece] = (WHOLE,),
         accept: Callable[[Values], str] = lambda values: "",
         closed: Callable[[float, float], bool] = lambda longest, spent: False,
         save: Callable[[], None] = lambda: None,
@@ -245,6 +245,6 @@ class StudySearch(Searcher):
             by_number[number].waiting.remove(place)
 
 
-def trial_key(number: int, piece: Piece = Piece()) -> str:  # noqa: B008
+def trial_key(number: int, piece: Piece = WHOLE) -> str:
     """The stable name of a search run: its folder and its key."""
     return f"trial-{number:04d}" + (f"-{piece.name}" if piece.name else "")

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
-from sweeps.storage import Storage
+from sweeps.storage import MOUNTED, Storage
 from sweeps.study import curve
 from sweeps.unfit import Avoiding, Fifo
 
@@ -54,7 +54,7 @@ class Asha(Avoiding, AsyncHyperBandScheduler):
         grace: int,
         epochs: int,
         reduction: float = 3,
-        storage: Storage = Storage(),  # noqa: B008
+        storage: Storage = MOUNTED,
     ) -> None:
         super().__init__("epoch", metric, "max", max_t=epochs, grace_period=grace, reduction_factor=reduction)
         self._folder, self._storage = folder, storage
@@ -105,7 +105,7 @@ class MedianRule(Fifo):
         metric: str,
         grace: int,
         epochs: int,
-        storage: Storage = Storage(),  # noqa: B008
+        storage: Storage = MOUNTED,
     ) -> None:
         super().__init__()
         self._storage = storage

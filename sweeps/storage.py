@@ -95,3 +95,7 @@ class Storage:
     def shown(self, folder: Path) -> str:
         """The sweep's folder, for a person."""
         return str(folder)
+
+
+MOUNTED = Storage()
+"""The one storage without settings of its own."""

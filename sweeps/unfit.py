@@ -20,15 +20,14 @@ from dmkd.errors import ConfigError
 from dmkd.space import override
 from sweeps.checks.pictures import check_pictures
 from sweeps.shared import Shared
-from sweeps.storage import Storage
+from sweeps.storage import MOUNTED, Storage
 
 FOLDER = "unfit"
-FOLDERS = Storage()
 LABEL = "ray.io/node-id"
 """Ray gives each node a label of this name."""
 
 
-def forget(folder: Path, storage: Storage = FOLDERS) -> None:
+def forget(folder: Path, storage: Storage = MOUNTED) -> None:
     """A driver begins: every node may be looked at again. `folder`: of the sweep."""
     storage.drop(folder / FOLDER)
 
@@ -75,7 +74,7 @@ def known(folder: Path) -> dict[str, str]:
     return {path.stem: str(json.loads(path.read_text(encoding="utf-8"))["reason"]) for path in notes}
 
 
-def left(folder: Path, key: str, storage: Storage = FOLDERS) -> set[str]:
+def left(folder: Path, key: str, storage: Storage = MOUNTED) -> set[str]:
     """In the driver: the unfit nodes on which a trial's workers ended, each told once."""
     storage.bring(folder / FOLDER)
     marks = list((folder / FOLDER).glob(f"*.{key}.left"))
