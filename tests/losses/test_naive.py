@@ -129,7 +129,7 @@ def test_equally_far_rows_share_the_gradient_of_batch_hard(margin: float) -> Non
     loss = batch_hard_triplet_loss(found, y, margin=margin)
     apart = (wanted[:, None] - wanted[None]).square().sum(dim=2).clamp_min(1e-12).sqrt()
     hinges = [apart[i][y == y[i]].max() - apart[i][y != y[i]].min() + margin for i in range(len(y))]
-    expected = torch.stack(hinges).clamp_min(0).mean()
+    expected = torch.stack(hinges).relu().mean()  # its gradient at 0 is 0; that of clamp_min differs between versions of torch
     close(loss, expected.item())
     torch.testing.assert_close(torch.autograd.grad(loss, found), torch.autograd.grad(expected, wanted))
 
