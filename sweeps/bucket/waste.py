@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
-from pathlib import Path
 
 from sweeps.bucket.head import Head, read_head
 from sweeps.bucket.lease import DRIVER
@@ -48,7 +47,7 @@ def _of_sweep(bucket: Bucket, sweep: str, needless: Collection[str], heavy: Sequ
 
 
 def _dropper(bucket: Bucket, key: str, part: str) -> Callable[[], None]:
-    return lambda: bucket.amend(Path(key), drop=[part])
+    return lambda: bucket.amend(bucket.root / "trials" / key, drop=[part])
 
 
 def _deleter(store: Store, names: list[str]) -> Callable[[], None]:

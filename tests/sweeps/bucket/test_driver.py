@@ -240,7 +240,12 @@ def test_a_network_that_the_sweep_trained_is_fetched_by_every_node_and_a_damaged
     assert not (other.root / "trials").exists()
 
 
-def test_gc_frees_what_no_row_needs_and_what_no_head_names(bucket: Bucket, tmp_path: Path, database: str) -> None:
+def test_gc_frees_what_no_row_needs_and_what_no_head_names(
+    bucket: Bucket, tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
     places = find_places(Options(storage="s3://sweeps/mine", tracking_uri=database), "one")
     with places.held():
         fence = bucket.leased().take(tmp_path / "node" / "work" / "t")
@@ -263,4 +268,5 @@ def test_gc_frees_what_no_row_needs_and_what_no_head_names(bucket: Bucket, tmp_p
     head = read_head(bucket.store, "heads/t.json")[0]  # type: ignore[index]
     assert set(bucket.store.sizes("trials/")) == head.objects()
     assert sorted(head.files) == ["checkpoint/weights.safetensors", "done.json"]
+    assert not list(here.iterdir()), "nothing is left where it was typed"
     assert find_waste("s3://sweeps/mine", database) == []
