@@ -140,13 +140,14 @@ def _baseline(records: Records) -> str:
     rows = []
     for stage, curve in PLANS.items():
         none, moved = hits(records, Side("none"), stage), _last_fifth(records, curve)
-        if none is None or untrained is None or moved is None:
-            rows.append(f"| {STAGES[stage].times} | not measured yet | | |")
+        last = "not measured yet" if moved is None else f"{moved:+.2f}"
+        if none is None or untrained is None:
+            rows.append(f"| {STAGES[stage].times} | not measured yet | | {last} |")
             continue
         gain = paired_difference(none[0], none[1], np.broadcast_to(untrained[1], none[1].shape))
         recall = 100 * none[1].sum() / (len(none[1]) * none[0].sum())
         above = f"{gain.mean:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})"
-        rows.append(f"| {STAGES[stage].times} | {recall:.1f} | {above} | {moved:+.2f} |")
+        rows.append(f"| {STAGES[stage].times} | {recall:.1f} | {above} | {last} |")
     return "\n".join(rows)
 
 
