@@ -32,8 +32,8 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Two processes, a file's tests in one of them; each has one Ray cluster for its session. (pytest-xdist 3.8's loadgroup, which would
-# put all that use Ray into one, has no effect under pytest 9.2: it renames tests by a field that pytest no longer reads.)
+# Two processes, a file's tests in one of them, and all that use Ray in one too, from the start (tests/conftest.py: pytest-xdist 3.8's
+# loadgroup has no effect under pytest 9.2, which no longer reads the field by which it renames tests).
 test: lint
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
