@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ class Places:
     folder: Path
     """<storage>/<sweep>: the study, the trials' states and checkpoints, the lock."""
     tracking_uri: str
-    storage: Storage = field(default_factory=Storage)
+    storage: Storage = MOUNTED
 
     @property
     def trials(self) -> Path:

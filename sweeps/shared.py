@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dmkd.config import Config
-from sweeps.storage import Storage
+from sweeps.storage import MOUNTED, Storage
 from sweeps.watch import SILENCE
 
 
@@ -38,7 +38,7 @@ class Shared:
     """Which driver counts a trial's attempts."""
     silence: float = SILENCE
     """Seconds without a batch after which a trial counts as hung."""
-    storage: Storage = field(default_factory=Storage)
+    storage: Storage = MOUNTED
     """Where `folder` really lies."""
     weights: Mapping[str, Any] = field(default_factory=dict)
     """Teachers' weights in Ray's object store, by the SHA-256 of their file (`sweeps.weights`)."""

@@ -50,7 +50,7 @@ class Storage:
     def drop(self, *paths: Path) -> None:
         """Delete notes, or a folder of them."""
         for path in paths:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
     def take(self, folder: Path) -> Fence:
         """In a worker: take a trial over; `folder` holds what it has so far. Raises `SweepError` where it cannot be taken."""
