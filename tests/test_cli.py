@@ -1,4 +1,4 @@
-"""What a user types, in processes of its own: output, exit status, and one clear line for every mistake."""
+"""What a user types: output, exit status, and one clear line for every mistake."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,30 @@ def dmkd(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProces
     environment |= {"OMP_NUM_THREADS": "1", "DMKD_STATE": str((cwd or ROOT) / "state"), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "dmkd", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd or ROOT, env=environment, check=False)
+
+
+Typed = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def typed(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Typed:
+    """`dmkd` in this process: a new one spends most of its time on imports. What it prints, whoever prints it, is caught."""
+
+    def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        for key in [key for key in os.environ if key.startswith(("DMKD_", "MLFLOW_"))]:
+            monkeypatch.delenv(key)
+        monkeypatch.setenv("DMKD_STATE", str(cwd / "state"))
+        monkeypatch.chdir(cwd)
+        capfd.readouterr()
+        try:
+            main(list(arguments))
+            status = 0
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        told = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, status, told.out, told.err)
+
+    return run
 
 
 def refused(done: subprocess.CompletedProcess[str]) -> str:
@@ -53,21 +78,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_methods_and_data_sets_are_listed() -> None:
+def test_methods_and_data_sets_are_listed(typed: Typed) -> None:
     methods = {row["name"]: row for row in json.loads(dmkd("methods", "--json").stdout)}
     assert methods["msdf"]["preset_of"] == "s2sd"
     assert methods["msdf"]["parameters"]["temperature"] == {"default": 1.0, "range": "[0.2, 2]"}
-    assert {"signs", "cars196", "folder", "manifest"} <= {row["name"] for row in json.loads(dmkd("datasets", "--json").stdout)}
-    lines = dmkd("methods").stdout
+    assert {"signs", "cars196", "folder", "manifest"} <= {
+        row["name"] for row in json.loads(typed("datasets", "--json", cwd=ROOT).stdout)
+    }
+    lines = typed("methods", cwd=ROOT).stdout
     assert [line.split()[0] for line in lines.splitlines() if line[:1].isalpha()] == list(METHODS)
-    section = dmkd("methods", "msdf").stdout
+    section = typed("methods", "msdf", cwd=ROOT).stdout
     assert "preset of `s2sd`" in section
     assert "| `temperature` | 1 | [0.2, 2] |" in section
-    assert "did you mean 's2sd'" in refused(dmkd("methods", "s2ds"))
+    assert "did you mean 's2sd'" in refused(typed("methods", "s2ds", cwd=ROOT))
 
 
 @pytest.mark.parametrize(
-    ("typed", "message"),
+    ("words", "message"),
     [
         (["tran"], "unknown command 'tran': did you mean 'train'?"),
         (["train"], "wanted one of CONFIG.yaml and --published KEY"),
@@ -77,9 +104,9 @@ def test_methods_and_data_sets_are_listed() -> None:
         (["published", "--paper", "s2s"], "no row has 's2s': did you mean 's2sd'?"),
     ],
 )
-def test_usage_errors_are_one_line_with_status_2(typed: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_errors_are_one_line_with_status_2(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(typed)
+        main(words)
     lines = capsys.readouterr().err.strip().splitlines()
     assert (ended.value.code, len(lines)) == (2, 1)
     assert message in lines[0]
@@ -117,14 +144,14 @@ def test_a_published_row_trains_on_what_is_in_the_data_folder(trained: Path, mon
     assert "test/recall_at_1" in json.loads((trained / "published/metrics.jsonl").read_text().splitlines()[-1])
 
 
-def test_the_trained_checkpoint_is_measured_again(trained: Path) -> None:
+def test_the_trained_checkpoint_is_measured_again(trained: Path, typed: Typed) -> None:
     best = max(
         (json.loads(line) for line in (trained / "out/metrics.jsonl").read_text().splitlines()),
         key=lambda row: (row["val/recall_at_1"], -row["epoch"]),
     )
-    done = dmkd("evaluate", "--checkpoint", "out/checkpoint", "--split", "val", "--json", cwd=trained)
+    done = typed("evaluate", "--checkpoint", "out/checkpoint", "--split", "val", "--json", cwd=trained)
     assert json.loads(done.stdout)["val/recall_at_1"] == best["val/recall_at_1"]
-    matrix = dmkd("evaluate", "--checkpoint", "out/checkpoint", "--query-resolution", "32", "48", "--json", cwd=trained)
+    matrix = typed("evaluate", "--checkpoint", "out/checkpoint", "--query-resolution", "32", "48", "--json", cwd=trained)
     assert {"test_q32_g32/recall_at_1", "test_q48_g32/map"} <= set(json.loads(matrix.stdout))
 
 
@@ -135,12 +162,12 @@ def test_a_finished_training_resumes_to_nothing_more(trained: Path) -> None:
     assert (trained / "out/metrics.jsonl").read_text() == before
 
 
-def test_prepare_names_what_is_broken_and_deletes_nothing(tmp_path: Path) -> None:
+def test_prepare_names_what_is_broken_and_deletes_nothing(tmp_path: Path, typed: Typed) -> None:
     make_folder(tmp_path / "signs", classes=4, size=32)
-    assert dmkd("prepare", "folder", "--root", "signs", cwd=tmp_path).returncode == 0
+    assert typed("prepare", "folder", "--root", "signs", cwd=tmp_path).returncode == 0
     broken = tmp_path / "signs/class_001/broken.png"
     broken.write_bytes(b"\x89PNG\r\n")
-    done = dmkd("prepare", "folder", "--root", "signs", cwd=tmp_path)
+    done = typed("prepare", "folder", "--root", "signs", cwd=tmp_path)
     assert done.returncode == 1
     assert "broken.png" in done.stdout
     assert broken.exists()
@@ -164,55 +191,57 @@ def test_prepare_names_what_is_broken_and_deletes_nothing(tmp_path: Path) -> Non
         (["--set", "data.protocol=strict"], "names no groups: give a manifest with a column 'group'"),
     ],
 )
-def test_mistakes_are_one_clear_line(trained: Path, changes: list[str], message: str) -> None:
-    assert message in refused(dmkd("train", "trial.yaml", "--out", "refused", *changes, cwd=trained))
+def test_mistakes_are_one_clear_line(trained: Path, changes: list[str], message: str, typed: Typed) -> None:
+    assert message in refused(typed("train", "trial.yaml", "--out", "refused", *changes, cwd=trained))
     assert not (trained / "refused/state").exists()
 
 
-def test_missing_weights_offline_are_one_clear_line(trained: Path) -> None:
+def test_missing_weights_offline_are_one_clear_line(trained: Path, typed: Typed) -> None:
     """torchvision's weights are on the network; where there is none, the message names the ways out."""
-    line = refused(dmkd("train", "trial.yaml", "--out", "refused", "--set", "student.weights=imagenet", cwd=trained))
+    line = refused(typed("train", "trial.yaml", "--out", "refused", "--set", "student.weights=imagenet", cwd=trained))
     assert "resnet18" in line
     assert "weights" in line
 
 
-def test_a_broken_picture_is_named(trained: Path, tmp_path: Path) -> None:
+def test_a_broken_picture_is_named(trained: Path, tmp_path: Path, typed: Typed) -> None:
     make_folder(tmp_path / "signs", classes=12, size=32)
     for path in (tmp_path / "signs").rglob("*.png"):
         path.write_bytes(path.read_bytes()[:60])
-    line = refused(dmkd("train", str(trained / "trial.yaml"), "--out", "refused", cwd=tmp_path))
+    line = refused(typed("train", str(trained / "trial.yaml"), "--out", "refused", cwd=tmp_path))
     assert ".png" in line
 
 
-def test_a_class_with_one_image_is_refused_where_pairs_are_wanted_without_replacement(trained: Path, tmp_path: Path) -> None:
+def test_a_class_with_one_image_is_refused_where_pairs_are_wanted_without_replacement(
+    trained: Path, tmp_path: Path, typed: Typed
+) -> None:
     make_folder(tmp_path / "signs", classes=12, size=32)
     for folder in (tmp_path / "signs").iterdir():
         sorted(folder.iterdir())[0].unlink()
     changes = ["--set", "method.batches.replacement=false"]
-    assert "class" in refused(dmkd("train", str(trained / "trial.yaml"), "--out", "refused", *changes, cwd=tmp_path))
+    assert "class" in refused(typed("train", str(trained / "trial.yaml"), "--out", "refused", *changes, cwd=tmp_path))
 
 
-def test_an_unwritable_output_is_one_clear_line(trained: Path, tmp_path: Path) -> None:
+def test_an_unwritable_output_is_one_clear_line(trained: Path, tmp_path: Path, typed: Typed) -> None:
     (tmp_path / "file").write_text("")
-    line = refused(dmkd("train", "trial.yaml", "--out", str(tmp_path / "file" / "out"), cwd=trained))
+    line = refused(typed("train", "trial.yaml", "--out", str(tmp_path / "file" / "out"), cwd=trained))
     assert str(tmp_path / "file") in line
     tmp_path.chmod(stat.S_IRWXU)
 
 
-def test_no_runs_and_no_reference_are_one_clear_line(tmp_path: Path) -> None:
-    assert "no runs" in refused(dmkd("leaderboard", cwd=tmp_path))
-    assert "no such file" in refused(dmkd("pull", "not-a-row", "--to", "here", cwd=tmp_path))
+def test_no_runs_and_no_reference_are_one_clear_line(tmp_path: Path, typed: Typed) -> None:
+    assert "no runs" in refused(typed("leaderboard", cwd=tmp_path))
+    assert "no such file" in refused(typed("pull", "not-a-row", "--to", "here", cwd=tmp_path))
     assert not (tmp_path / "here").exists()
 
 
-def test_what_a_measurement_cannot_change_is_refused(trained: Path) -> None:
+def test_what_a_measurement_cannot_change_is_refused(trained: Path, typed: Typed) -> None:
     asked = ["evaluate", "--checkpoint", "out/checkpoint"]
-    assert "wanted >= 16" in refused(dmkd(*asked, "--query-resolution", "5", cwd=trained))
-    assert "only data.* and evaluation.*" in refused(dmkd(*asked, "--set", "student.resolution=64", cwd=trained))
-    assert "data.root is empty" in refused(dmkd(*asked, "--dataset", "cars196", cwd=trained))
+    assert "wanted >= 16" in refused(typed(*asked, "--query-resolution", "5", cwd=trained))
+    assert "only data.* and evaluation.*" in refused(typed(*asked, "--set", "student.resolution=64", cwd=trained))
+    assert "data.root is empty" in refused(typed(*asked, "--dataset", "cars196", cwd=trained))
 
 
-def test_an_altered_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None:
+def test_an_altered_checkpoint_is_refused(trained: Path, tmp_path: Path, typed: Typed) -> None:
     import shutil
 
     shutil.copytree(trained / "out/checkpoint", tmp_path / "checkpoint")
@@ -220,7 +249,7 @@ def test_an_altered_checkpoint_is_refused(trained: Path, tmp_path: Path) -> None
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert "weights.safetensors" in refused(dmkd("evaluate", "--checkpoint", str(tmp_path / "checkpoint"), cwd=trained))
+    assert "weights.safetensors" in refused(typed("evaluate", "--checkpoint", str(tmp_path / "checkpoint"), cwd=trained))
 
 
 def test_pictures_of_the_fixture_are_real(trained: Path) -> None:
@@ -228,6 +257,6 @@ def test_pictures_of_the_fixture_are_real(trained: Path) -> None:
         assert len(picture.convert("RGB").getcolors(maxcolors=1 << 16) or []) > 8
 
 
-def test_a_checkpoint_that_is_no_folder_is_named(tmp_path: Path) -> None:
-    line = refused(dmkd("evaluate", "--checkpoint", "nowhere", cwd=tmp_path))
+def test_a_checkpoint_that_is_no_folder_is_named(tmp_path: Path, typed: Typed) -> None:
+    line = refused(typed("evaluate", "--checkpoint", "nowhere", cwd=tmp_path))
     assert line.startswith("dmkd: 'nowhere' is no folder here, and as a leaderboard row: no runs yet")

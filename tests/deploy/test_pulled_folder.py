@@ -131,7 +131,12 @@ def test_what_was_altered_after_the_pull_is_not_run(made, pictures, bare, tmp_pa
         (tmp_path / "out" / name).write_bytes(content)
 
 
-SMALLER = [("safetensors", "fp16"), ("safetensors", "int8"), ("pt2", "int8"), pytest.param(("onnx", "int8"), marks=NEEDS_ONNX)]
+SMALLER = [
+    pytest.param(("safetensors", "fp16"), marks=pytest.mark.slow),
+    ("safetensors", "int8"),
+    pytest.param(("pt2", "int8"), marks=pytest.mark.slow),
+    pytest.param(("onnx", "int8"), marks=NEEDS_ONNX),
+]
 
 
 @pytest.mark.parametrize("kind", SMALLER, ids=str)
@@ -148,6 +153,7 @@ def test_a_smaller_precision_comes_with_its_loss_of_recall(kind, made, pictures,
     assert f"What {precision} costs" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_smaller_asymmetric_student_is_measured_in_its_teachers_gallery(pictures, bare, tmp_path, capsys):
     wall = network(1, resolution=48)
     teacher = checkpoint(wall, tmp_path / "teacher", pictures)

@@ -119,6 +119,7 @@ def test_what_the_search_cost_stands_on_the_parent_run(folded: Path) -> None:
     assert parent["metrics.sweep/wall_seconds"] > parent["metrics.sweep/train_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_every_fold_has_a_teacher_that_saw_none_of_its_classes(
     tmp_path: Path, base: Config, teacher: Config, ray_cluster: None
 ) -> None:
@@ -147,6 +148,7 @@ def test_every_fold_has_a_teacher_that_saw_none_of_its_classes(
         check_folds(asked.base, [mine["params.teacher.checkpoint"][0]] * 2)
 
 
+@pytest.mark.slow
 def test_a_warm_started_search_over_several_objectives(folded: Path, teacher: Config, capsys: pytest.CaptureFixture[str]) -> None:
     """Its second trial is the earlier sweep's best other point; one is stopped early; the front is that of brute force."""
     import json

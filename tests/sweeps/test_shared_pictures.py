@@ -70,6 +70,7 @@ def check(first: dict[str, Any], *others: dict[str, Any]) -> None:
     assert all(one["mapped"] == first["mapped"] for one in others), "the inode of one file"
 
 
+@pytest.mark.slow
 def test_trials_of_a_node_decode_each_picture_once_and_map_one_copy(ray_cluster: None, teacher: Config, tmp_path: Path) -> None:
     check(*looks(tmp_path, teacher))
 
