@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+
 import torch
+from torch import Tensor
 
 from dmkd.config import Config
-from dmkd.data.batches import iterations_per_epoch
+from dmkd.data.batches import Batch, iterations_per_epoch, training_batches
 from dmkd.data.pictures import Pictures
+from dmkd.data.resident import ResidentPictures, resident
 from dmkd.data.splits import Parts
 from dmkd.distill.base import Objective, Shapes
 from dmkd.distill.teachers import NoTeacher
@@ -69,3 +74,48 @@ def batches_per_epoch(config: Config, parts: Parts) -> int:
             "a method that has one"
         )
     return iterations_per_epoch(parts.train, method.batches, method.tuples_per_epoch(torch.from_numpy(parts.labels)))
+
+
+def device_pictures(config: Config, part: Pictures, device: torch.device) -> ResidentPictures | None:
+    """The training part on the device (`data.device_views`); None, if that is set with a warning, where views are the host's."""
+    data = config.data
+    if not data.device_views:
+        return None
+    if config.method.views.augmentation == "none":
+        warnings.warn(
+            "data.device_views: method.views.augmentation=none shows the test transform, which the host makes as ever; unset it",
+            stacklevel=2,
+        )
+        return None
+    return resident(part, device, short_side=data.view_short_side, workers=data.workers)
+
+
+def epoch_batches(
+    config: Config,
+    parts: Parts,
+    resolutions: tuple[int, int | None],
+    device: torch.device,
+    pictures: ResidentPictures | None,
+    *,
+    epoch: int,
+    tuples: Tensor | None,
+) -> Iterator[Batch]:
+    """The batches of an epoch, at the student's and the teacher's resolution, to be put on `device`; see `training_batches`."""
+    return training_batches(
+        parts.train,
+        config.method.views,
+        config.method.batches,
+        student_resolution=resolutions[0],
+        teacher_resolution=resolutions[1] if config.method.views.teacher else None,
+        epoch=epoch,
+        seed=config.seed,
+        workers=config.data.workers,
+        tuples=tuples,
+        labels=torch.from_numpy(parts.labels),
+        crop_ratio=config.data.crop_ratio,
+        qualities=config.data.qualities,
+        transform=config.data.transform,
+        short_side=config.data.view_short_side,
+        raw=device.type == "cuda",
+        pictures=pictures,
+    )

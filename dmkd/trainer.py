@@ -13,12 +13,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dmkd import pulse, space
-from dmkd.assembly import batches_per_epoch, make_objective, make_student
+from dmkd.assembly import batches_per_epoch, device_pictures, epoch_batches, make_objective, make_student
 from dmkd.checkpoint import State
 from dmkd.config import Config
 from dmkd.context import Context
-from dmkd.data.batches import Batch, training_batches
+from dmkd.data.batches import Batch
 from dmkd.data.datasets import load_dataset
+from dmkd.data.resident import ResidentPictures
 from dmkd.data.splits import Parts, split
 from dmkd.distill.base import Plan, Step
 from dmkd.distill.teachers import TEACHERS, NoTeacher
@@ -120,29 +121,19 @@ class Training:
         self.student.train()
         self.objective.train()
         terms = Terms(self.device, self.epoch)
-        batches = training_batches(
-            self.parts.train,
-            self.config.method.views,
-            self.config.method.batches,
-            student_resolution=self.resolution,
-            teacher_resolution=self.teacher.resolution if self.config.method.views.teacher else None,
-            epoch=self.epoch,
-            seed=self.config.seed,
-            workers=self.config.data.workers,
-            tuples=tuples,
-            labels=torch.from_numpy(self.parts.labels),
-            crop_ratio=self.config.data.crop_ratio,
-            qualities=self.config.data.qualities,
-            transform=self.config.data.transform,
-            short_side=self.config.data.view_short_side,
-            raw=self.device.type == "cuda",
-        )
+        sizes = self.resolution, self.teacher.resolution
+        batches = epoch_batches(self.config, self.parts, sizes, self.device, self.pictures, epoch=self.epoch, tuples=tuples)
         images = self._steps(batches, terms)
         self.epoch += 1
         taken = time.monotonic() - started
         self.seconds += taken
         told = self.parts.label_counts | {"cost/images_per_second": images / taken}
         return terms.means() | {"train/lr": self.optimizer.param_groups[0]["lr"]} | told
+
+    @cached_property
+    def pictures(self) -> ResidentPictures | None:
+        """The training pictures on the device; None where views are made on the host."""
+        return device_pictures(self.config, self.parts.train, self.device)
 
     def _context(self) -> Context:
         sides = {"student": Side(self.student, self.resolution)}

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from dmkd.data import CLEAN, Quality, samplers
 from dmkd.data.broken import BrokenPicture
+from dmkd.data.device_rows import DeviceRowMaker
 from dmkd.data.loading import load
 from dmkd.data.pictures import Labels, Pictures
 from dmkd.data.reading import Found, made
+from dmkd.data.resident import ResidentPictures
 from dmkd.data.rows import PLAN, Place, RowMaker, TestRows
 from dmkd.data.sized import SizedRows
 from dmkd.data.slots import Slots, plan_slots
@@ -111,6 +113,7 @@ def training_batches(
     transform: str = "centre_crop",
     short_side: int = 0,
     raw: bool = False,
+    pictures: ResidentPictures | None = None,
 ) -> Iterator[Batch]:
     """The batches of one epoch.
 
@@ -118,7 +121,8 @@ def training_batches(
     `batches.kind` is "tuples"; `labels` [N] replaces the part's own (noise; -1: withheld); `crop_ratio` serves
     `augmentation="none"`, the test transform; so does `transform="max_side"`, under which pictures keep their own sizes and the
     teacher's are not drawn; `qualities` are the student's and the teacher's; augmented views are cut from pictures reduced to
-    `short_side`, unless 0; `raw` leaves bytes as they are (but for mixup) and pins them, for a GPU to fetch and convert.
+    `short_side`, unless 0; `raw` leaves bytes as they are (but for mixup) and pins them, for a GPU to fetch and convert;
+    `pictures` are those of `part`, reduced to `short_side`, from which augmented views are made where they lie, by this process.
     Rows that would show a broken picture are left out, tuples that have one among their members too, and a batch of which less
     than two pictures remain: `part.broken` names them.
     Raises `DataError`: more than half of the pictures are broken; too few pictures or classes; `ConfigError` where a degradation
@@ -131,10 +135,12 @@ def training_batches(
         part, batches, known, None if tuples is None else tuples.numpy().astype(np.int64), generator(seed, epoch, PLAN)
     )
     size = teacher_resolution if views.teacher else None
-    maker = RowMaker(part, views, student_resolution, size, (seed, epoch), crop_ratio, qualities, short_side, raw)
+    wanted = part, views, student_resolution, size, (seed, epoch), crop_ratio, qualities, short_side, raw
+    maker = RowMaker(*wanted) if pictures is None else DeviceRowMaker(*wanted, pictures=pictures)
     whole = transform == "max_side" and views.augmentation == "none"
     sized = SizedRows(part, student_resolution, qualities[0]) if whole else None
-    yield from made(part, load(_TrainingTask(maker, known, plan, sized), len(plan), workers, pin=raw))
+    processes = workers if pictures is None else 0
+    yield from made(part, load(_TrainingTask(maker, known, plan, sized), len(plan), processes, pin=raw))
 
 
 def _check_short_side(short_side: int, resolution: int, boxes: bool) -> None:

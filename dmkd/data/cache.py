@@ -47,6 +47,17 @@ def header_fault(path: str | os.PathLike[str]) -> str:
         return f"{os.fspath(path)}: {_reason(path, error)}; mend, replace or remove it"
 
 
+def decoded_sides(path: str | os.PathLike[str], short_side: int = 0) -> tuple[int, int]:
+    """The sides of a picture reduced to `short_side` (0: as it is), by its header alone, so not yet turned upright; twice 0 where
+    the header is not in order."""
+    try:
+        with Image.open(path) as picture:
+            _check_size(picture)
+            return reduced_sides(picture.size, short_side)
+    except Exception:  # what is wrong is told by whoever reads the picture
+        return 0, 0
+
+
 def _check_size(picture: Image.Image) -> None:
     # Pillow itself only warns below twice the limit.
     if picture.width * picture.height > (Image.MAX_IMAGE_PIXELS or math.inf):
@@ -144,11 +155,16 @@ class PictureCache:
 
 def reduced(picture: Image.Image, short_side: int) -> Image.Image:
     """The picture with its shorter side reduced to `short_side` (bilinear, antialiased), never enlarged; 0: as it is."""
-    least = min(picture.size)
+    sides = reduced_sides(picture.size, short_side)
+    return picture if sides == picture.size else picture.resize(sides, Image.Resampling.BILINEAR)
+
+
+def reduced_sides(sides: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """Width and height of a picture whose shorter side is reduced to `short_side`, as `reduced` does it."""
+    least = min(sides)
     if not short_side or least <= short_side:
-        return picture
-    width, height = (round(side * short_side / least) for side in picture.size)
-    return picture.resize((width, height), Image.Resampling.BILINEAR)
+        return sides
+    return round(sides[0] * short_side / least), round(sides[1] * short_side / least)
 
 
 def _identity(path: str) -> tuple[str, int, int]:
@@ -159,7 +175,8 @@ def _identity(path: str) -> tuple[str, int, int]:
     return path, status.st_mtime_ns, status.st_size
 
 
-def _limit() -> int:
+def memory_limit() -> int:
+    """Bytes that `$DMKD_PICTURE_CACHE_MB` allows. Raises `DataError` where it is no whole number."""
     text = os.environ.get(LIMIT_MB, "512")
     if not text.isdecimal():
         raise DataError(f"${LIMIT_MB}: found {text!r}, wanted a whole number of megabytes")
@@ -175,5 +192,5 @@ def shared_cache() -> PictureCache:
     if "cache" not in _caches:
         limit = decoded_limit()
         shared = os.environ.get(SHARE, "") == "1"
-        _caches["cache"] = PictureCache(_limit(), lambda root: DecodedPictures(decoded_folder(root), limit), shared=shared)
+        _caches["cache"] = PictureCache(memory_limit(), lambda root: DecodedPictures(decoded_folder(root), limit), shared=shared)
     return _caches["cache"]

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from dmkd.data import CLEAN, Quality
+from dmkd.data.boxes import cut_to_box
 from dmkd.data.pictures import Labels, Pictures
 from dmkd.data.reading import Found, read_picture, readable_rows
 from dmkd.data.views import (
@@ -18,7 +19,6 @@ from dmkd.data.views import (
     Views,
     apply_view,
     centre_view,
-    cut_to_box,
     degrade,
     draw_partner,
     draw_view,

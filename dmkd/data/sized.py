@@ -11,10 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from dmkd.data import CLEAN, Quality
+from dmkd.data.boxes import cut_to_box
 from dmkd.data.loading import load
 from dmkd.data.pictures import Labels, Pictures
 from dmkd.data.reading import Found, made, read_picture, readable_rows
-from dmkd.data.views import check_degraded, cut_to_box, degrade, max_side_view, to_unit
+from dmkd.data.views import check_degraded, degrade, max_side_view, to_unit
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -19,13 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 from torch import nn
 
-from dmkd.errors import ConfigError, DataError
+from dmkd.errors import ConfigError
 from dmkd.space import Limit, OneOf
 
 Pixels = NDArray[np.uint8]
 """[size, size, 3] RGB."""
-Shown = TypeVar("Shown", Image.Image, Pixels)
-"""A decoded picture in either form."""
 Box = tuple[int, int, int, int]
 """left, top, width, height, in pixels of the original picture."""
 
@@ -208,24 +206,6 @@ def _tensor(pixels: Pixels) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return torch.from_numpy(pixels)
-
-
-def cut_to_box(picture: Shown, box: Sequence[int], path: str) -> Shown:
-    """The part of `picture` inside `box` (left, top, width, height; a width of 0: there is none, the whole picture).
-
-    What of the box lies beyond the picture's edge is left out. Raises `DataError` naming `path` where nothing remains.
-    """
-    whole = picture.shape[1::-1] if isinstance(picture, np.ndarray) else picture.size
-    left, top, width, height = (int(side) for side in box)
-    if width == 0:
-        return picture
-    right, bottom = min(left + width, whole[0]), min(top + height, whole[1])
-    if left >= right or top >= bottom:
-        raise DataError(
-            f"{path}: its box (left {left}, top {top}, width {width}, height {height}) lies outside the picture of "
-            f"{whole[0]} x {whole[1]} pixels; mend the box"
-        )
-    return picture[top:bottom, left:right] if isinstance(picture, np.ndarray) else picture.crop((left, top, right, bottom))
 
 
 def degrade(view: Pixels, size: int) -> Pixels:

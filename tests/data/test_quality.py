@@ -14,10 +14,11 @@ from torch import Tensor
 
 from dmkd.data import CLEAN, Data, Quality, batches
 from dmkd.data.batches import Batch, Batches, training_batches
+from dmkd.data.boxes import cut_to_box
 from dmkd.data.datasets import Pictures, load_dataset
 from dmkd.data.rows import VIEW
 from dmkd.data.splits import split
-from dmkd.data.views import Views, apply_view, centre_view, cut_to_box, degrade, draw_view, generator
+from dmkd.data.views import Views, apply_view, centre_view, degrade, draw_view, generator
 from dmkd.errors import ConfigError, DataError
 from tests.pictures import make_manifest, sign_picture
 
