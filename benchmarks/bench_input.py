@@ -1,14 +1,17 @@
 """Input: JPEG files of 500 x 375 pixels to a batch of random-resized crops of 224, on one core, against Pillow + torchvision.
 
-    python benchmarks/bench_input.py          # about 2 minutes
+    python benchmarks/bench_input.py          # about 3 minutes
+    python benchmarks/bench_input.py device   # the last row alone
 
 Both sides end with a float batch [112, 3, 224, 224] in [0, 1]. The pictures are drawn (a photograph's spectrum, 100 kB a file).
+The last row is `data.device_views`: on a GPU the batch is made, and stays, there; on a CPU it only shows what the arithmetic costs.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from ratio import heading, ratio
+from ratio import device, heading, ratio
 from torchvision import transforms
 
 from dmkd.data import Data, cache
@@ -24,9 +27,11 @@ from dmkd.data.batches import Batches, training_batches
 from dmkd.data.datasets import load_dataset
 from dmkd.data.decoded import decoded_folder
 from dmkd.data.pictures import Pictures
+from dmkd.data.resident import ResidentPictures, resident
 from dmkd.data.views import Views, apply_view, crop_box, draw_view, generator
 
 COUNT, SIZE = 224, 112
+MAPS = (("faithful", 0, 1 / 4), ("short side 256", 256, 1 / 8))
 
 
 def photograph(number: int) -> Image.Image:
@@ -49,11 +54,11 @@ def pictures(folder: Path) -> Pictures:
     return load_dataset(Data(root=str(folder)))
 
 
-def batch(part: Pictures, short_side: int = 0) -> torch.Tensor:
-    """One batch of 112 crops by dmkd's loader in this process."""
+def batch(part: Pictures, short_side: int = 0, held: ResidentPictures | None = None) -> torch.Tensor:
+    """One batch of 112 crops by dmkd's loader in this process, or where the pictures are held."""
     drawn = Batches(kind="plain", size=SIZE, iterations=1)
     wanted = {"student_resolution": 224, "teacher_resolution": None, "epoch": 0, "seed": 0}
-    (made,) = training_batches(part, Views(teacher=False), drawn, short_side=short_side, **wanted)
+    (made,) = training_batches(part, Views(teacher=False), drawn, short_side=short_side, pictures=held, **wanted)
     return made.student
 
 
@@ -87,6 +92,17 @@ def check(part: Pictures) -> None:
     assert worst <= 1
 
 
+def on_device(part: Pictures) -> ResidentPictures:
+    """The pictures where views are to be made of them; the views there are those of the host to one step of 255."""
+    os.environ["DMKD_PICTURE_CACHE_MB"] = "512"
+    held = resident(part, torch.device(device()))
+    assert held is not None, f"{COUNT} pictures do not fit {device()}"
+    apart = 255 * (batch(part, held=held).cpu() - batch(part)).abs()
+    print(f"views on {device()} against the host's: at most {apart.max():.2f} of 255 apart, {apart.mean():.3f} in the mean")
+    assert apart.max() <= 1.01
+    return held
+
+
 def main() -> None:
     torch.set_num_threads(1)
     heading()
@@ -96,7 +112,7 @@ def main() -> None:
         part = pictures(folder / "pictures")
         check(part)
         theirs = transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), transforms.ToTensor()])
-        for name, short_side, goal in (("faithful", 0, 1 / 4), ("short side 256", 256, 1 / 8)):
+        for name, short_side, goal in () if "device" in sys.argv else MAPS:
             started = time.process_time()
             decoded(part, short_side)
             print(f"{name}: decoded once in {time.process_time() - started:.1f} s")
@@ -109,7 +125,16 @@ def main() -> None:
                 note="float batch on both sides",
             )
         kept = decoded_folder(os.fspath(part.root)) / "pixels"
-        print(f"{kept.stat().st_size / COUNT / 1e3:.0f} kB of decoded pixels a picture (both kinds)")
+        if kept.is_file():
+            print(f"{kept.stat().st_size / COUNT / 1e3:.0f} kB of decoded pixels a picture (both kinds)")
+        held = on_device(part)
+        ratio(
+            f"input, JPEG 500 x 375 to crops of 224 (data.device_views on {device()}), 112 images",
+            lambda: batch(part, held=held),
+            lambda: peer(part, theirs),
+            peer_name="Pillow + torchvision",
+            note="float batch on both sides; pictures held as bytes; on a CPU one core",
+        )
     finally:
         shutil.rmtree(folder)
 

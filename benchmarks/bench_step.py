@@ -171,8 +171,6 @@ def gpu_rows() -> None:
     command = "python benchmarks/bench_step.py"
     for name, goal in (("S2SD-MSDF", 1.03), ("PSD", 1.25), ("OBD-SD (batch diffusion)", 1.26)):
         not_measured(f"step of {name}, ResNet-50, batch 112 at 224, bf16, GPU", goal=goal, command=command, why="no GPU here")
-    command = "python benchmarks/bench_input.py, and cost/images_per_second of a run with data.workers=4"
-    not_measured("input on a GPU machine: share of a step waiting for data", goal=0.03, command=command, why="no GPU here")
     command = "python benchmarks/bench_evaluation.py"
     not_measured("evaluation on a GPU, 60,502 x 128", goal=0.4, command=command, why="no GPU here")
 
