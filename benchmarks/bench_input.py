@@ -4,7 +4,7 @@
     python benchmarks/bench_input.py device   # the last row alone
 
 Both sides end with a float batch [112, 3, 224, 224] in [0, 1]. The pictures are drawn (a photograph's spectrum, 100 kB a file).
-The last row is `data.device_views`: on a GPU the batch is made, and stays, there; on a CPU it only shows what the arithmetic costs.
+The last row is `data.device_views`: on a GPU the batch is made, and stays, there; on a CPU it shows what the arithmetic costs.
 """
 
 from __future__ import annotations

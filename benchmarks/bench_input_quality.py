@@ -1,7 +1,7 @@
 """Does the fast input cost retrieval quality? Training on views by Pillow against views by dmkd's loader, seeds in pairs.
 
     python benchmarks/bench_input_quality.py                  # a few minutes: signs, EfficientNet-Lite0 at 48 pixels, 5 seeds
-    python benchmarks/bench_input_quality.py manifest.csv     # other pictures; --seeds 10 for a closer look
+    python benchmarks/bench_input_quality.py manifest.csv     # other pictures; --seeds 10 for a closer look, --arm for one alone
 
 Draws, batches, starting weights and the test transform (Pillow's in every arm) are the same in a pair: only the pixels of the
 training views differ. Scores are of validation classes, which are never trained on; intervals are Student's, of the differences.
@@ -41,10 +41,11 @@ def by_pillow(picture: Pixels, draw: object, size: int) -> Pixels:
     return apply_view(Image.fromarray(np.asarray(picture)), draw, size)  # type: ignore[arg-type]
 
 
-ARMS: dict[str, tuple[Callable[..., Pixels], int]] = {
-    "Pillow": (by_pillow, 0),
-    "dmkd": (apply_view, 0),
-    "dmkd, view_short_side": (apply_view, SHORT),
+ARMS: dict[str, tuple[Callable[..., Pixels], dict[str, object]]] = {
+    "Pillow": (by_pillow, {}),
+    "dmkd": (apply_view, {}),
+    "dmkd, view_short_side": (apply_view, {"data.view_short_side": SHORT}),
+    "dmkd, device_views": (apply_view, {"data.device_views": True}),
 }
 
 
@@ -62,9 +63,9 @@ def config(manifest: str) -> Config:
 
 def trained(base: Config, arm: str, seed: int) -> dict[str, float]:
     """Scores of one run."""
-    view, short = ARMS[arm]
+    view, changes = ARMS[arm]
     with mock.patch.object(rows, "apply_view", view):
-        *_, last = fit(override(base, {"seed": seed, "data.view_short_side": short}))
+        *_, last = fit(override(base, {"seed": seed, **changes}))
     return {name: last.metrics[name] for name in SCORES}
 
 
@@ -72,16 +73,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("manifest", nargs="?", default="")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--arm", choices=list(ARMS)[1:], help="beside Pillow's; all, unless given")
     asked = parser.parse_args()
+    arms = ["Pillow", asked.arm] if asked.arm else list(ARMS)
     torch.set_num_threads(1)
     heading()
-    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
     for seed in range(asked.seeds):
-        for arm in ARMS:
+        for arm in arms:
             found[arm].append(trained(config(asked.manifest), arm, seed))
             told = ", ".join(f"{name} {value:.4f}" for name, value in found[arm][-1].items())
             print(f"seed {seed}, {arm}: {told}", flush=True)
-    for arm in list(ARMS)[1:]:
+    for arm in arms[1:]:
         for name in SCORES:
             compare(arm, name, *([run[name] for run in found[side]] for side in (arm, "Pillow")))
 

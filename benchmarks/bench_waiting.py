@@ -4,7 +4,8 @@
     python benchmarks/bench_waiting.py 8x32 3     # another batch and side, another number of steps: anywhere, to see it run
 
 Input is made by 4 loading processes on the host, or on the device (`data.device_views`). The pictures are those of
-bench_input.py, few enough to stay in memory. The ratio of an epoch to its steps alone is to be at most 1 / 0.97: 3 % of a step waiting.
+bench_input.py, few enough to stay in memory. An epoch is to take at most 1 / 0.97 of its steps alone: 3 % of a step
+waiting.
 """
 
 from __future__ import annotations
