@@ -74,12 +74,11 @@ def _resized(pixels: Tensor, numbers: Tensor, height: int, width: int, size: int
     row = torch.arange(height, device=pixels.device).minimum(numbers[:, 2:3].long() - 1)
     begins = (first[:, None] + row * stride[:, None]).reshape(-1)
     windows = pixels.as_strided((len(pixels) - 3 * width + 1, 3 * width), (1, 1))
-    shown = windows.index_select(0, begins).view(-1, height, width, 3)
-    planes = shown.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    columns = resize_weights(across, size, width, flip)
-    rows = resize_weights(down, size, height)
-    narrow = planes.view(-1, 3 * height, width) @ columns.transpose(1, 2)
-    return rows[:, None] @ narrow.view(-1, 3, height, size)
+    shown = windows.index_select(0, begins).view(-1, height, 3 * width).float()
+    # Rows first: bytes lie so that all of a row, its colours too, is one column of the product.
+    low = resize_weights(down, size, height) @ shown
+    planes = low.view(-1, size, width, 3).permute(0, 3, 1, 2).reshape(-1, 3 * size, width)
+    return (planes @ resize_weights(across, size, width, flip).transpose(1, 2)).view(-1, 3, size, size)
 
 
 def resize_weights(length: Tensor, count: int, extent: int, flip: Tensor | None = None) -> Tensor:
