@@ -184,6 +184,19 @@ def test_a_look_at_a_device_would_be_seen() -> None:
         torch.ones(2)[torch.tensor([True, False])]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_is_not_waited_for_and_shows_the_same(part: Pictures, held: ResidentPictures) -> None:
+    views, card = Views(per_image=2, augmentation="crop_flip_jitter", mixup=0.2), resident.resident(part, torch.device("cuda"))
+    epoch(part, views, card)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        made = epoch(part, views, card)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for ours, theirs in zip(made, epoch(part, views, held), strict=True):
+        assert (255 * (ours.student.cpu() - theirs.student).abs()).mean() < 0.05
+
+
 def test_the_same_bits_again_and_whatever_the_number_of_processes(part: Pictures, held: ResidentPictures) -> None:
     views = Views(per_image=2, augmentation="crop_flip_jitter", mixup=0.2)
     first = epoch(part, views, held)
