@@ -57,9 +57,10 @@ class Data:
     """Cut augmented training views from pictures reduced to this short side once (256 serves views of 224: input nearly twice as
     fast and a fifth of the disk, but slightly other pixels); 0: from whole pictures. Tests always see whole pictures."""
     device_views: bool = False
-    """Keep the training pictures as bytes on the device that trains and make augmented views there, a batch at a time (values at
-    most 1 of 255 apart), where they fit: half of a GPU's free memory, on a CPU `$DMKD_PICTURE_CACHE_MB`. Else, and for the test
-    transform, views are made on the host, with a warning. `workers` then only read the pictures once. Not measured on a GPU."""
+    """Keep the training pictures as bytes on the GPU that trains and make augmented views there, a batch at a time (crops at most
+    1 of 255 apart), where they take at most half of its free memory. Else, and for the test transform, the host makes the views,
+    with a warning. `workers` then only read the pictures once. Not measured on a GPU yet; on a CPU (within
+    `$DMKD_PICTURE_CACHE_MB`) slower than without."""
     max_classes: Annotated[int, Limit(minimum=0)] = 0
     """Keep the first so many training classes and as many test classes (small runs); 0: all."""
     render_size: Annotated[int, Limit(minimum=16, maximum=2048)] = 128

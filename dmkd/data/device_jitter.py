@@ -1,7 +1,7 @@
 """Colour jitter of a batch at once: brightness, contrast, saturation and hue, in each row's own order.
 
 Images are float32 of whole numbers in 0 .. 255, and every step rounds as Pillow's does on bytes (`views.apply_jitter`): from the
-same view all but one value in some hundreds come out equal. Where a hue is near the edge of two sectors one may be far off.
+same view all but one value in some hundreds come out equal, the others at most 10 apart (a byte of hue is 6 of a channel).
 """
 
 from __future__ import annotations

@@ -79,8 +79,8 @@ class DeviceRowMaker(RowMaker):
         width, height = int(self.pictures.widths[position]), int(self.pictures.heights[position])
         if not boxes or self.part.boxes is None:
             return crop_box(draw.tries, width, height, draw.min_scale)
-        inside = box_inside(width, height, self.part.boxes[position].tolist(), self.part.file(position))
-        left, top, right, bottom = inside
+        box, file = self.part.boxes[position].tolist(), self.part.file(position)
+        left, top, right, bottom = box_inside(width, height, box, file)
         x, y, across, down = crop_box(draw.tries, right - left, bottom - top, draw.min_scale)
         return left + x, top + y, across, down
 
