@@ -14,7 +14,7 @@ from ratio import device, heading, ratio
 from torch import Tensor, nn
 
 from dmkd.losses import Margin, MultiSimilarity, Triplet, margin_loss
-from dmkd.mining.batch_hard import batch_hard
+from dmkd.mining import MINERS
 
 LABELS = torch.arange(56).repeat_interleave(2).to(device())
 PML = "pytorch-metric-learning"
@@ -49,7 +49,7 @@ def margin() -> None:
     sampler = miners.DistanceWeightedMiner(cutoff=0.5, nonzero_loss_cutoff=1.4)
     # Both draw at random; on the same triplets they give the same value, but that the peer divides by the hinges that are active
     # and the papers' released code by the triplets that have one.
-    drawn, x = ours.miner(rows(), LABELS), rows()  # type: ignore[operator]
+    drawn, x = ours.sampler(rows(), LABELS).compact(), rows()  # type: ignore[operator]
     anchor, positive, negative = (x[column] for column in drawn.unbind(1))
     hinges = torch.stack([(anchor - positive).norm(dim=1) - 1.2, 1.2 - (anchor - negative).norm(dim=1)]) + 0.2 > 0
     value = margin_loss(x, LABELS, drawn, ours.beta, margin=0.2)  # type: ignore[arg-type]
@@ -67,6 +67,7 @@ def batch_hard_triplet() -> None:
     )
     torch.testing.assert_close(step(ours), step(peer, miner), rtol=1e-4, atol=1e-5)
     ratio("batch-hard triplet, batch 112", lambda: step(ours), lambda: step(peer, miner), peer_name=PML, repeats=30, goal=0.6)
+    batch_hard = MINERS["batch_hard"]
     found, theirs = batch_hard(rows(), LABELS), torch.stack(miner(rows(), LABELS), dim=1)
     assert torch.equal(found[:, [0, 2]], theirs[:, [0, 2]])
     sides = (lambda: batch_hard(rows(), LABELS), lambda: miner(rows(), LABELS))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dmkd.errors import ConfigError, ShapeError
-from dmkd.mining import MINERS, Miner, find_miner
+from dmkd.mining import SAMPLERS, Sampler, find_sampler
 from dmkd.mining.pairs import full_precision
 from dmkd.space import Choice, Limit, OneOf, Range, nearest
 
@@ -35,33 +35,34 @@ class Loss:
 class Sampled(Loss):
     """A loss of triplets, and which triplets of the batch it sees."""
 
-    sampler: Annotated[str, OneOf(tuple(MINERS))] = "distance_weighted"
+    sampler: Annotated[str, OneOf(tuple(SAMPLERS))] = "distance_weighted"
     upper_cutoff: Annotated[float | None, Choice((None, 1.4), when=("sampler", "distance_weighted")), Limit(above=0)] = None
     """Distance-weighted negatives: none at or beyond this distance; null, as released: no limit."""
     switch: Annotated[float, Range(0.05, 0.5, when=("sampler", "rho")), Limit(minimum=0, maximum=1)] = 0.2
     """Rho sampler: probability of a triplet that pushes class-mates apart (runs with beta 0.6: CUB 0.4, CARS 0.35, SOP 0.15)."""
 
-    def miner(self, margin: float) -> Miner:
+    def find_sampler(self, margin: float) -> Sampler:
         """The sampler with what it needs to know (semi-hard: the loss's margin). Raises `ConfigError` for an unknown name."""
         options: dict[str, dict[str, float | None]] = {
             "distance_weighted": {"upper_cutoff": self.upper_cutoff},
             "rho": {"upper_cutoff": self.upper_cutoff, "switch": self.switch},
             "semihard": {"margin": margin},
         }
-        return find_miner(self.sampler, **options.get(self.sampler, {}))
+        return find_sampler(self.sampler, **options.get(self.sampler, {}))
 
 
-class MinedLoss(nn.Module):
-    """Draws triplets of a batch and gives them to `term(x, triplets, ref_x=...)`."""
+class SampledLoss(nn.Module):
+    """Draws triplets of a batch and gives them to `term(x, triplets, usable=..., ref_x=...)`."""
 
-    def __init__(self, miner: Miner, term: Callable[..., Tensor]) -> None:
+    def __init__(self, sampler: Sampler, term: Callable[..., Tensor]) -> None:
         super().__init__()
-        self.miner = miner
+        self.sampler = sampler
         self.term = term
 
     def forward(self, x: Tensor, labels: Tensor, ref_x: Tensor | None = None, ref_labels: Tensor | None = None) -> Tensor:
         """The loss of x [B, D], labels [B]; see `Loss.build`."""
-        return self.term(x, self.miner(x, labels, ref_x, ref_labels), ref_x=ref_x)
+        triplets, usable = self.sampler(x, labels, ref_x, ref_labels)
+        return self.term(x, triplets, usable=usable, ref_x=ref_x)
 
 
 def triplet_rows(x: Tensor, triplets: Tensor, ref_x: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,9 +89,11 @@ def squared(difference: Tensor) -> Tensor:
     return difference.square().sum(dim=-1)
 
 
-def mean_or_zero(values: Tensor) -> Tensor:
-    """The mean, and 0 with a graph where there is nothing to average."""
-    return values.sum() / max(values.numel(), 1)
+def mean_or_zero(values: Tensor, usable: Tensor | None = None) -> Tensor:
+    """The mean (of the `usable`, where given), and 0 with a graph where there is nothing to average."""
+    if usable is None:
+        return values.sum() / max(values.numel(), 1)
+    return torch.where(usable, values, 0).sum() / usable.sum().clamp_min(1)
 
 
 def log1p_sum_exp(logits: Tensor, mask: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dmkd.losses.base import MinedLoss, Sampled, check_option, mean_or_zero, triplet_rows, tuple_rows
+from dmkd.losses.base import Sampled, SampledLoss, check_option, mean_or_zero, triplet_rows, tuple_rows
 from dmkd.space import Limit, Range
 
 EPS = 1e-6
@@ -17,17 +17,23 @@ EPS = 1e-6
 
 
 def contrastive_loss(
-    x: Tensor, triplets: Tensor, *, positive_margin: float = 0.0, negative_margin: float = 1.0, ref_x: Tensor | None = None
+    x: Tensor,
+    triplets: Tensor,
+    *,
+    positive_margin: float = 0.0,
+    negative_margin: float = 1.0,
+    ref_x: Tensor | None = None,
+    usable: Tensor | None = None,
 ) -> Tensor:
     """Mean of [d_ap - positive_margin]_+ plus mean of [negative_margin - d_an]_+, un-squared (after Hadsell et al. 2006).
 
-    d = |a - b + 1e-6|; both means are over all triplets. x [B, D], triplets [M, 3]; positives and negatives are rows of `ref_x`
-    [R, D] where it is given. No triplet gives 0.
+    d = |a - b + 1e-6|; both means are over all triplets, or over the `usable`, [M] bool. x [B, D], triplets [M, 3]; positives and
+    negatives are rows of `ref_x` [R, D] where it is given. No triplet gives 0.
     """
     anchor, positive, negative = triplet_rows(x, triplets, ref_x)
     pull = (_length(anchor - positive + EPS) - positive_margin).relu()
     push = (negative_margin - _length(anchor - negative + EPS)).relu()
-    return mean_or_zero(pull) + mean_or_zero(push)
+    return mean_or_zero(pull, usable) + mean_or_zero(push, usable)
 
 
 def tuple_contrastive_loss(
@@ -83,4 +89,4 @@ class Contrastive(Sampled):
     def build(self, dim: int, classes: int) -> nn.Module:
         """See `Loss.build`; the semi-hard sampler's margin, which this loss lacks, is the sampler's default, 0.2."""
         term = partial(contrastive_loss, positive_margin=self.positive_margin, negative_margin=self.negative_margin)
-        return MinedLoss(self.miner(margin=0.2), term)
+        return SampledLoss(self.find_sampler(margin=0.2), term)

@@ -35,9 +35,9 @@ class LibraryLoss(nn.Module):
         Raises `ConfigError` where the library's loss refuses a reference set, as its proxy losses do.
         """
         check_batch(x, labels, ref_x, ref_labels)
-        x, labels = x[labels >= 0], labels[labels >= 0]
+        x, labels = _labelled(x, labels)
         if ref_x is not None and ref_labels is not None:
-            ref_x, ref_labels = ref_x[ref_labels >= 0], ref_labels[ref_labels >= 0]
+            ref_x, ref_labels = _labelled(ref_x, ref_labels)
         if len(x) == 0:
             return x.sum()
         mined = None if self.miner is None else self.miner(x, labels, ref_x, ref_labels)
@@ -52,6 +52,12 @@ class LibraryLoss(nn.Module):
         """Proxies and class weights at their own rate (the global `lr` if that is 0), without weight decay."""
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return [{"params": parameters, "lr": self.lr or lr, "weight_decay": 0.0}] if parameters else []
+
+
+def _labelled(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows with a label; the host waits for their number once, where each mask as an index would wait anew."""
+    known = (labels >= 0).nonzero().squeeze(1)
+    return x[known], labels[known]
 
 
 @dataclass(frozen=True)

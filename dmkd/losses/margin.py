@@ -9,12 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from dmkd.losses.base import Sampled, squared, triplet_rows
-from dmkd.mining import Miner
+from dmkd.mining import Sampler
 from dmkd.space import Limit, Range
 
 
 def margin_loss(
-    x: Tensor, labels: Tensor, triplets: Tensor, beta: Tensor | float, *, margin: float = 0.2, ref_x: Tensor | None = None
+    x: Tensor,
+    labels: Tensor,
+    triplets: Tensor,
+    beta: Tensor | float,
+    *,
+    margin: float = 0.2,
+    ref_x: Tensor | None = None,
+    usable: Tensor | None = None,
 ) -> Tensor:
     """Sum of [d_ap - beta + margin]_+ + [beta - d_an + margin]_+ over the number of triplets with either hinge active.
 
@@ -28,15 +35,18 @@ def margin_loss(
         beta: [classes], differentiable, or one number for all.
         margin: half-width of the band around beta.
         ref_x: [R, D] where positives and negatives come from; x itself without it.
+        usable: [M] bool, which of the triplets count; all of them without it.
     """
     anchor, positive, negative = triplet_rows(x, triplets, ref_x)
-    boundary = torch.as_tensor(beta, dtype=anchor.dtype, device=x.device)
+    boundary = beta.to(anchor) if isinstance(beta, Tensor) else anchor.new_full((), beta)
     if boundary.ndim:
         boundary = boundary[labels[triplets[:, 0]]]
     pull = (_distance(anchor, positive) - boundary + margin).relu()
     push = (boundary - _distance(anchor, negative) + margin).relu()
-    active = ((pull > 0) | (push > 0)).sum()
-    return (pull + push).sum() / active.clamp_min(1)
+    hinges, active = pull + push, (pull > 0) | (push > 0)
+    if usable is not None:
+        hinges, active = torch.where(usable, hinges, 0), active & usable
+    return hinges.sum() / active.sum().clamp_min(1)
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
@@ -46,9 +56,9 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
 class MarginLoss(nn.Module):
     """`margin_loss` with its own betas [classes] and its own draws of triplets."""
 
-    def __init__(self, miner: Miner, beta: Tensor, *, margin: float, beta_lr: float, constant: bool) -> None:
+    def __init__(self, sampler: Sampler, beta: Tensor, *, margin: float, beta_lr: float, constant: bool) -> None:
         super().__init__()
-        self.miner = miner
+        self.sampler = sampler
         self.margin = margin
         self.beta_lr = beta_lr
         self.beta: Tensor
@@ -59,8 +69,8 @@ class MarginLoss(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor, ref_x: Tensor | None = None, ref_labels: Tensor | None = None) -> Tensor:
         """The loss of x [B, D], labels [B]; see `dmkd.losses.Loss.build`."""
-        triplets = self.miner(x, labels, ref_x, ref_labels)
-        return margin_loss(x, labels, triplets, self.beta, margin=self.margin, ref_x=ref_x)
+        triplets, usable = self.sampler(x, labels, ref_x, ref_labels)
+        return margin_loss(x, labels, triplets, self.beta, margin=self.margin, ref_x=ref_x, usable=usable)
 
     def parameter_groups(self, lr: float) -> list[dict[str, object]]:
         """The betas at their own rate, whatever the global `lr`, without weight decay; none where they are constant."""
@@ -81,5 +91,5 @@ class Margin(Sampled):
     def build(self, dim: int, classes: int) -> nn.Module:
         """See `Loss.build`."""
         beta = torch.full((classes,), self.beta)
-        miner = self.miner(self.margin)
-        return MarginLoss(miner, beta, margin=self.margin, beta_lr=self.beta_lr, constant=self.beta_constant)
+        sampler = self.find_sampler(self.margin)
+        return MarginLoss(sampler, beta, margin=self.margin, beta_lr=self.beta_lr, constant=self.beta_constant)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dmkd.losses.base import MinedLoss, Sampled, check_option, mean_or_zero, squared, triplet_rows, tuple_rows
+from dmkd.losses.base import Sampled, SampledLoss, check_option, mean_or_zero, squared, triplet_rows, tuple_rows
 from dmkd.mining.pairs import check_batch, class_masks, differentiable_distances, full_precision
 from dmkd.space import Limit, Range
 
@@ -18,13 +18,16 @@ LEAST = 1e-6
 """Distance below which rows of batch-hard triplets count as one, without gradient."""
 
 
-def triplet_loss(x: Tensor, triplets: Tensor, *, margin: float = 0.2, ref_x: Tensor | None = None) -> Tensor:
+def triplet_loss(
+    x: Tensor, triplets: Tensor, *, margin: float = 0.2, ref_x: Tensor | None = None, usable: Tensor | None = None
+) -> Tensor:
     """Mean over all triplets, inactive ones included, of [|a - p|^2 - |a - n|^2 + margin]_+ (Schroff et al. 2015).
 
-    x [B, D], triplets [M, 3]; positives and negatives are rows of `ref_x` [R, D] where it is given. No triplet gives 0.
+    x [B, D], triplets [M, 3], of which the `usable` count, [M] bool, where given; positives and negatives are rows of `ref_x`
+    [R, D] where it is given. No triplet gives 0.
     """
     anchor, positive, negative = triplet_rows(x, triplets, ref_x)
-    return mean_or_zero((squared(anchor - positive) - squared(anchor - negative) + margin).relu())
+    return mean_or_zero((squared(anchor - positive) - squared(anchor - negative) + margin).relu(), usable)
 
 
 def batch_hard_triplet_loss(
@@ -128,4 +131,4 @@ class Triplet(Sampled):
         """See `Loss.build`."""
         if self.sampler == "batch_hard":
             return BatchHardTripletLoss(self.margin)
-        return MinedLoss(self.miner(self.margin), partial(triplet_loss, margin=self.margin))
+        return SampledLoss(self.find_sampler(self.margin), partial(triplet_loss, margin=self.margin))

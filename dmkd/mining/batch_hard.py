@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dmkd.mining.pairs import check_batch, class_masks, distances, triplets_of
+from dmkd.mining.pairs import Triplets, check_batch, class_masks, distances, triplets_of
 
 
 @torch.no_grad()
-def batch_hard(x: Tensor, labels: Tensor, ref_x: Tensor | None = None, ref_labels: Tensor | None = None) -> Tensor:
-    """One triplet per anchor: the farthest row of its class (itself allowed) and the nearest row of any other; as in `Miner`.
+def batch_hard(x: Tensor, labels: Tensor, ref_x: Tensor | None = None, ref_labels: Tensor | None = None) -> Triplets:
+    """One triplet per anchor: the farthest row of its class (itself allowed) and the nearest row of any other; as in `Sampler`.
 
     Anchors without a negative are left out, and with a reference set those without a positive in it.
     """
@@ -18,7 +18,7 @@ def batch_hard(x: Tensor, labels: Tensor, ref_x: Tensor | None = None, ref_label
     positive, negative = class_masks(labels, ref_labels, itself=True)
     near = distances(x, ref_x)
     if near.numel() == 0:
-        return labels.new_zeros((0, 3), dtype=torch.int64)
+        return Triplets(labels.new_zeros((0, 3), dtype=torch.int64))
     farthest = torch.where(positive, near, -torch.inf).argmax(dim=1)
     nearest = torch.where(negative, near, torch.inf).argmin(dim=1)
-    return triplets_of(farthest, nearest, positive.any(dim=1) & negative.any(dim=1))
+    return triplets_of(farthest, nearest, positive, positive.any(dim=1) & negative.any(dim=1))

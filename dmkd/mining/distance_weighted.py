@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dmkd.errors import DataError
-from dmkd.mining.pairs import check_batch, class_masks, distances, draw, triplets_of
+from dmkd.mining.pairs import Triplets, check_batch, class_masks, distances, draw, triplets_of
 
 _ENTRIES_AT_ONCE = 1 << 22
 """Weights held at a time: 16 MiB of float32."""
@@ -68,10 +68,10 @@ def distance_weighted(
     *,
     lower_cutoff: float = 0.5,
     upper_cutoff: float | None = None,
-) -> Tensor:
+) -> Triplets:
     """One triplet per anchor: a uniform class-mate (a lonely anchor takes itself), and a distance-weighted negative.
 
-    Cutoffs as in `distance_weighted_probabilities`; shapes as in `Miner`. Anchors without a negative are left out, and with a
+    Cutoffs as in `distance_weighted_probabilities`; shapes as in `Sampler`. Anchors without a negative are left out, and with a
     reference set those without a positive in it.
     """
     probabilities = distance_weighted_probabilities(
@@ -80,7 +80,7 @@ def distance_weighted(
     positive, negative = class_masks(labels, ref_labels)
     if ref_labels is None:
         positive |= torch.diag(~positive.any(dim=1) & (labels >= 0))
-    return triplets_of(draw(positive), draw(probabilities), positive.any(dim=1) & negative.any(dim=1))
+    return triplets_of(draw(positive), draw(probabilities), positive, positive.any(dim=1) & negative.any(dim=1))
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -10,14 +10,34 @@ from torch import Tensor
 from dmkd.errors import ShapeError
 
 
-class Miner(Protocol):
+class Triplets(NamedTuple):
+    """Triplets, and which of them count. How many do is known to the device alone: to ask it would be to wait for it."""
+
+    rows: Tensor
+    """[M, 3] int64 (anchor, positive, negative)."""
+    usable: Tensor | None = None
+    """[M] bool; None: all of them. The rows of the others are valid indices and mean nothing."""
+
+    def compact(self) -> Tensor:
+        """Those that count; on a GPU the host waits for their number."""
+        return self.rows if self.usable is None else self.rows[self.usable]
+
+
+class Sampler(Protocol):
     """A sampler of triplets: rows of `x` as anchors, rows of `ref_x` (of `x` without one) as positives and negatives."""
 
-    def __call__(self, x: Tensor, labels: Tensor, ref_x: Tensor | None = None, ref_labels: Tensor | None = None) -> Tensor:
-        """[M, 3] int64 (anchor, positive, negative) for x [B, D], labels [B], ref_x [R, D], ref_labels [R]; no gradient.
+    def __call__(self, x: Tensor, labels: Tensor, ref_x: Tensor | None = None, ref_labels: Tensor | None = None) -> Triplets:
+        """Triplets for x [B, D], labels [B], ref_x [R, D], ref_labels [R]; no gradient.
 
-        Rows with label -1 are never drawn. Draws come from torch's global generator of the embeddings' device.
+        Rows with label -1 are in none that counts. Draws come from torch's global generator of the embeddings' device.
         """
+
+
+class Miner(Protocol):
+    """A `Sampler` that gives the triplets that count alone."""
+
+    def __call__(self, x: Tensor, labels: Tensor, ref_x: Tensor | None = None, ref_labels: Tensor | None = None) -> Tensor:
+        """[M, 3] int64 (anchor, positive, negative); arguments as of a `Sampler`."""
 
 
 def class_masks(labels: Tensor, ref_labels: Tensor | None = None, itself: bool = False) -> tuple[Tensor, Tensor]:
@@ -82,7 +102,7 @@ def differentiable_distances(x: Tensor, ref_x: Tensor | None = None, least: floa
 def draw(weights: Tensor) -> Tensor:
     """One column per row of `weights` [B, R] (bool or non-negative), with probability proportional to its weight: int64 [B].
 
-    A row of zeros gives an arbitrary column: its anchor is dropped by `triplets_of`. The first of exponential clocks to ring
+    A row of zeros gives an arbitrary column: its anchor does not count in `triplets_of`. The first of exponential clocks to ring
     draws exactly as torch.multinomial does, without its wait for the device.
     """
     weights = weights.float() if weights.dtype == torch.bool else weights
@@ -92,7 +112,8 @@ def draw(weights: Tensor) -> Tensor:
     return (weights / clocks).argmax(dim=1)
 
 
-def triplets_of(positives: Tensor, negatives: Tensor, usable: Tensor) -> Tensor:
-    """[M, 3] triplets of the usable anchors: positives [B], negatives [B], usable bool [B]."""
+def triplets_of(positives: Tensor, negatives: Tensor, positive: Tensor, usable: Tensor) -> Triplets:
+    """One triplet an anchor: positives [B], negatives [B], usable bool [B], `positive` [B, R] the mask they were drawn by."""
     anchors = torch.arange(len(positives), device=positives.device)
-    return torch.stack((anchors, positives, negatives), dim=1)[usable]
+    rows = torch.stack((anchors, positives, negatives), dim=1)
+    return Triplets(rows, usable) if positive.shape[1] else Triplets(rows[:0])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dmkd.mining.distance_weighted import distance_weighted_probabilities
-from dmkd.mining.pairs import class_masks, distances, draw, triplets_of
+from dmkd.mining.pairs import Triplets, class_masks, distances, draw, triplets_of
 
 
 @torch.no_grad()
@@ -19,7 +19,7 @@ def rho(
     switch: float = 0.2,
     lower_cutoff: float = 0.5,
     upper_cutoff: float | None = None,
-) -> Tensor:
+) -> Triplets:
     """As `distance_weighted`, but with probability `switch` the triplet is (anchor, the anchor itself, a class-mate).
 
     Such a triplet pushes class-mates apart, which keeps the spectrum of the embedding flat. With a reference set the nearest row
@@ -34,7 +34,7 @@ def rho(
     switched = (torch.rand(len(x), device=x.device) < switch) & mates.any(dim=1)
     positives = torch.where(switched, itself, draw(positive))
     negatives = torch.where(switched, draw(mates), draw(probabilities))
-    return triplets_of(positives, negatives, positive.any(dim=1) & (switched | negative.any(dim=1)))
+    return triplets_of(positives, negatives, positive, positive.any(dim=1) & (switched | negative.any(dim=1)))
 
 
 def _itself_and_mates(x: Tensor, ref_x: Tensor | None, positive: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dmkd.mining.pairs import check_batch, class_masks, distances, draw, triplets_of
+from dmkd.mining.pairs import Triplets, check_batch, class_masks, distances, draw, triplets_of
 
 
 @torch.no_grad()
@@ -30,8 +30,8 @@ def _candidates(near: Tensor, to_positive: Tensor, negative: Tensor, margin: flo
 @torch.no_grad()
 def semihard(
     x: Tensor, labels: Tensor, ref_x: Tensor | None = None, ref_labels: Tensor | None = None, *, margin: float = 0.2
-) -> Tensor:
-    """One triplet per anchor: a uniform class-mate, and a uniform one of `semihard_candidates`; shapes as in `Miner`.
+) -> Triplets:
+    """One triplet per anchor: a uniform class-mate, and a uniform one of `semihard_candidates`; shapes as in `Sampler`.
 
     `margin` is that of the loss. Anchors without a class-mate or without a negative are left out.
     """
@@ -39,4 +39,4 @@ def semihard(
     positive, negative = class_masks(labels, ref_labels)
     near, positives = distances(x, ref_x), draw(positive)
     candidates = _candidates(near, near.gather(1, positives[:, None]), negative, margin)
-    return triplets_of(positives, draw(candidates), positive.any(dim=1) & negative.any(dim=1))
+    return triplets_of(positives, draw(candidates), positive, positive.any(dim=1) & negative.any(dim=1))

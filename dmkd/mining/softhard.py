@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dmkd.mining.pairs import check_batch, class_masks, distances, draw, triplets_of
+from dmkd.mining.pairs import Triplets, check_batch, class_masks, distances, draw, triplets_of
 
 
 @torch.no_grad()
@@ -33,10 +33,10 @@ def _or_all(candidates: Tensor, fallback: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def softhard(x: Tensor, labels: Tensor, ref_x: Tensor | None = None, ref_labels: Tensor | None = None) -> Tensor:
-    """One triplet per anchor, positive and negative uniform in `softhard_candidates`; shapes as in `Miner`.
+def softhard(x: Tensor, labels: Tensor, ref_x: Tensor | None = None, ref_labels: Tensor | None = None) -> Triplets:
+    """One triplet per anchor, positive and negative uniform in `softhard_candidates`; shapes as in `Sampler`.
 
     Anchors without a class-mate or without a negative are left out.
     """
     positive, negative = softhard_candidates(x, labels, ref_x=ref_x, ref_labels=ref_labels)
-    return triplets_of(draw(positive), draw(negative), positive.any(dim=1) & negative.any(dim=1))
+    return triplets_of(draw(positive), draw(negative), positive, positive.any(dim=1) & negative.any(dim=1))
