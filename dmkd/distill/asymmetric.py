@@ -60,27 +60,30 @@ class Asymmetric(TupleMethod):
 class AsymmetricObjective(Objective):
     """One term, named as the objective. Before each epoch it draws and mines `[n, M]` tuples: anchor, positive, negatives."""
 
+    stored: Tensor | None
+    """[N, D] teacher features of the training images; not saved, since a resumed run embeds them again."""
+    labels: Tensor | None
+    """[N] labels of the training part, as `on_epoch` saw them."""
+
     def __init__(self, method: Asymmetric, metric: nn.Module | None = None) -> None:
         super().__init__()
         self.method, self.metric = method, metric
-        self.stored: Tensor | None = None
-        """[N, D] teacher features of the training images; not saved, since a resumed run embeds them again."""
-        self.labels: Tensor | None = None
-        """[N] labels of the training part, as `on_epoch` saw them."""
+        self.register_buffer("stored", None, persistent=False)
+        self.register_buffer("labels", None, persistent=False)
 
     def on_epoch(self, context: EpochContext) -> Tensor:
         """[n, M] training positions of the epoch's tuples; the first call embeds the training images with the teacher."""
         if self.stored is None:
-            self.stored = context.embed(torch.arange(len(context.labels)), "teacher")
-        self.labels = context.labels
-        return self.method.draw_tuples(context, self.stored.__getitem__)
+            self.stored = context.embed(torch.arange(len(context.labels)), "teacher").to(self.place.device)
+        stored, self.labels = self.stored, context.labels.to(self.place.device)
+        return self.method.draw_tuples(context, lambda positions: stored[positions].cpu())
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Named terms; see the class."""
         if step.tuples is None or self.stored is None:
             raise TrainingError("asymmetric: the step carries no tuples; on_epoch makes them before each epoch")
-        method, anchor, positions = self.method, step.student.embedding, step.tuples.cpu()
-        teacher = self.stored[positions].to(anchor.device)
+        method, anchor, positions = self.method, step.student.embedding, step.tuples
+        teacher = self.stored[positions]
         if method.objective in UNSUPERVISED:
             return {method.objective: RELATIONS[method.objective](anchor, teacher[:, 0], method.form)}
         others = teacher if method.own else teacher[:, 1:]
@@ -91,7 +94,7 @@ class AsymmetricObjective(Objective):
     def _loss(self, step: Step, others: Tensor, positions: Tensor) -> Tensor:
         if self.metric is None or self.labels is None:
             raise TrainingError("asymmetric: no labels yet; on_epoch reads them before each epoch")
-        labels = self.labels[positions.flatten()].to(others.device)
+        labels = self.labels[positions.flatten()]
         value: Tensor = self.metric(step.student.embedding, step.labels, others.flatten(0, 1), labels)
         return value
 

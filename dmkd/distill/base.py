@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from dmkd.data.batches import Batches
@@ -98,6 +99,14 @@ class Objective(nn.Module):
     Its `parameters()` join the optimizer (a parameter group of its own, or several: see `parameter_groups`); its `state_dict`
     (heads, betas, counters) is saved, so whatever must survive a resume is a buffer or a parameter.
     """
+
+    place: Tensor
+    """[], not saved: where the objective is. What it keeps of an epoch belongs there too, in buffers that are not saved: in each
+    step a copy from elsewhere would make the host wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("place", torch.zeros(()), persistent=False)
 
     def on_epoch(self, context: EpochContext) -> Tensor | None:
         """Called before each epoch, the first included: mine, diffuse globally, store teacher features.

@@ -34,13 +34,18 @@ def diffuse(similarity: Tensor, omega: float, clip_negative: bool = False) -> Te
     if clip_negative:
         affinity = affinity.clamp(min=0)
     degree = affinity.sum(1)
+    if not clip_negative:
+        _check_degrees(degree)
+    scale = torch.where(degree > 0, degree, 1).rsqrt() * (degree > 0)
+    return _walk(scale[:, None] * affinity * scale, similarity, omega, regular=clip_negative)
+
+
+def _check_degrees(degree: Tensor) -> None:
     if bool((degree < 0).any()):
         raise ConfigError(
             f"diffusion, form='paper': found a row whose similarities sum to {degree.min().item():.3g}, wanted every sum >= 0; "
             "set clip_negative=True, or form='released'"
         )
-    scale = torch.where(degree > 0, degree, 1).rsqrt() * (degree > 0)
-    return _walk(scale[:, None] * affinity * scale, similarity, omega)
 
 
 @full_precision
@@ -90,16 +95,19 @@ def _diagonal(matrix: Tensor) -> Tensor:
     return torch.eye(len(matrix), dtype=torch.bool, device=matrix.device)
 
 
-def _walk(transition: Tensor, start: Tensor, omega: float) -> Tensor:
+def _walk(transition: Tensor, start: Tensor, omega: float, *, regular: bool = True) -> Tensor:
+    """(1 - omega)(I - omega S)^-1 start.
+
+    Without negative entries S has a spectral radius of at most 1, and the inverse exists (`regular`). Else the solver is asked
+    whether it does, and a GPU waited for.
+    """
     if not 0 <= omega < 1:
         raise ConfigError(f"diffusion: found omega={omega:g}, wanted at least 0 and below 1, where I - omega S is singular")
     identity = torch.eye(len(transition), dtype=transition.dtype, device=transition.device)
-    try:
-        solution: Tensor = torch.linalg.solve(identity - omega * transition, start)
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        raise ConfigError(
-            f"diffusion: I - omega S with omega={omega:g} is singular here; lower omega, or set clip_negative=True"
-        ) from None
+    solved: tuple[Tensor, Tensor] = torch.linalg.solve_ex(identity - omega * transition, start)
+    solution, failed = solved
+    if not regular and bool(failed):
+        raise ConfigError(f"diffusion: I - omega S with omega={omega:g} is singular here; lower omega, or set clip_negative=True")
     return (1 - omega) * solution
 
 

@@ -83,11 +83,16 @@ class GroupedTripletObjective(Objective):
         method, rows = self.method, tuple_columns(step, self.method.name)
         size = method.batches.images_per_class
         groups, negatives = rows[:, :size], rows[:, size:].reshape(len(rows), size, method.negative_count, -1)
-        mates = torch.tensor([[other for other in range(size) if other != one] for one in range(size)], device=rows.device)
-        others = torch.cat((groups[:, mates], negatives), dim=2).flatten(0, 1)
+        others = torch.cat((groups[:, _mates(size, rows.device)], negatives), dim=2).flatten(0, 1)
         positive = (torch.arange(others.shape[1], device=rows.device) < size - 1).expand(others.shape[:2])
         loss = tuple_triplet_loss(groups.flatten(0, 1), others, positive, margin=method.margin, reduction="mean")
         return {"triplet": loss * (len(others) if method.reduction == "sum" else 1)}
+
+
+def _mates(size: int, device: torch.device) -> Tensor:
+    """[size, size - 1] the other members of a group, in order; made where they are needed, since a copy would be waited for."""
+    column = torch.arange(size - 1, device=device)
+    return column + (column >= torch.arange(size, device=device)[:, None])
 
 
 def _whole_groups(labels: Tensor, size: int) -> tuple[Tensor, int]:

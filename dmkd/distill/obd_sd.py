@@ -73,14 +73,13 @@ class ObdSd(Method):
 class ObdSdObjective(Objective):
     """Terms `metric` and `distillation`; similarities are dot products of the embeddings as given."""
 
-    place: Tensor
+    refined: Tensor | None
+    """[N, N] similarities of all training images, globally diffused; made before each epoch, so not saved."""
 
     def __init__(self, method: ObdSd, metric: nn.Module) -> None:
         super().__init__()
         self.method, self.metric = method, metric
-        self.refined: Tensor | None = None
-        """[N, N] similarities of all training images, globally diffused; made before each epoch, so not saved."""
-        self.register_buffer("place", torch.zeros(()), persistent=False)
+        self.register_buffer("refined", None, persistent=False)
 
     def on_epoch(self, context: EpochContext) -> None:
         """Diffuse over the whole training set, as the network that teaches this epoch sees it: the student as it now stands."""
@@ -106,8 +105,7 @@ class ObdSdObjective(Objective):
             return method.diffusion.kl(similarity, dot(detached(step, "obd_sd").embedding), method.temperature)
         if self.refined is None:
             raise TrainingError("obd_sd: no globally diffused similarities yet; on_epoch makes them before each epoch")
-        rows = step.index.to(self.refined.device)
-        target = self.refined[rows[:, None], rows].to(similarity)
+        target = self.refined[step.index[:, None], step.index].to(similarity)
         return similarity_kl(similarity, target, method.temperature)
 
 

@@ -83,25 +83,27 @@ class Raml(Method):
 class RamlObjective(Objective):
     """Those of the terms `abs`, `rel_ts`, `rel_ss` whose weight is not 0."""
 
+    features: Tensor | None
+    """[N, D] stored teacher features; not saved, since a resumed run embeds them again."""
+
     def __init__(self, method: Raml) -> None:
         super().__init__()
         self.store = method.stored
-        self.features: Tensor | None = None
-        """[N, D] stored teacher features; not saved, since a resumed run embeds them again."""
+        self.register_buffer("features", None, persistent=False)
         self.weights = {"abs": method.abs, "rel_ts": method.rel_ts, "rel_ss": method.rel_ss}
         self.views, self.reduction = method.views.per_image, method.reduction
 
     def on_epoch(self, context: EpochContext) -> None:
         """Embed the training images with the teacher, once, where its features are to be stored."""
         if self.store and self.features is None:
-            self.features = context.embed(torch.arange(len(context.labels)), "teacher")
+            self.features = context.embed(torch.arange(len(context.labels)), "teacher").to(self.place.device)
 
     def _teacher(self, step: Step) -> Tensor:
         if not self.store:
             return detached(step, "raml").embedding
         if self.features is None:
             raise TrainingError("raml: no stored teacher features yet; on_epoch makes them before the first epoch")
-        return self.features[step.index.cpu()].to(step.student.embedding.device)
+        return self.features[step.index]
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Named terms; see the class."""

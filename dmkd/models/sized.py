@@ -42,9 +42,15 @@ def forward_sized(network: nn.Module, images: Sequence[Tensor]) -> SizedFeatures
     for position, image in enumerate(images):
         groups.setdefault(tuple(image.shape[1:]), []).append(position)
     parts = [_pass(network, torch.stack([images[position] for position in group])) for group in groups.values()]
-    back = torch.tensor([position for group in groups.values() for position in group]).argsort()
-    embedding, pooled = (torch.cat([getattr(part, name) for part in parts]) for name in ("embedding", "pooled"))
-    return SizedFeatures(embedding[back.to(embedding.device)], pooled[back.to(pooled.device)])
+    places = [position for group in groups.values() for position in group]
+    order = sorted(range(len(places)), key=places.__getitem__)
+    return SizedFeatures(*(_in_order([getattr(part, name) for part in parts], order) for name in ("embedding", "pooled")))
+
+
+def _in_order(parts: list[Tensor], order: list[int]) -> Tensor:
+    """The rows of `parts` in this order, row by row: indices would have to be copied to a GPU, which the host would wait for."""
+    rows = torch.cat(parts).unbind()
+    return torch.stack([rows[place] for place in order])
 
 
 def _pass(network: nn.Module, images: Tensor) -> Features:
