@@ -23,6 +23,7 @@ from dmkd.terms import Terms
 from dmkd.trainer import Training
 from tests.every_method import make_tree, tiny
 from tests.losses.test_modules import EVERY, label, unit
+from tests.models.test_families import FAMILIES, network, pictures
 from tests.waits import Waits, pretended_gpu
 
 GPU = torch.device("cuda")
@@ -75,6 +76,7 @@ COPIES: dict[str, tuple[Callable[[Tensor], Any], int]] = {
     "there, by itself": (lambda x: x.to(GPU, non_blocking=True), 0),
     "there and back": (lambda x: x.to(GPU).cpu(), 2),
     "into": (lambda x: torch.empty(3, device=GPU).copy_(x), 1),
+    "by positions from elsewhere": (lambda x: torch.ones(3, device=GPU)[torch.tensor([0, 2])], 1),
     "a list": (lambda x: torch.tensor([1.0, 2.0], device=GPU), 1),
     "made there": (lambda x: torch.zeros(3, device=GPU) + torch.arange(3, device=GPU), 0),
     "another type": (lambda x: torch.zeros(3, device=GPU).double(), 0),
@@ -136,6 +138,18 @@ def test_a_loss_copies_nothing_between_devices(loss: Loss) -> None:
     with pretended_gpu(), Waits() as waits:
         value = module.to(GPU, non_blocking=True)(x.to(GPU, non_blocking=True), labels.to(GPU, non_blocking=True))
     assert value.device.type == "cuda"
+    assert len(waits) == 0, waits.found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_family_of_networks_waits(family: str) -> None:
+    net, images = network(family).clone(), pictures(*2 * [FAMILIES[family][1]])
+    stages = tuple(net.backbone.stage_channels)
+    with Waits() as waits:
+        net(images, stages).embedding.sum().backward()
+    with pretended_gpu(), waits:
+        net.to(GPU, non_blocking=True)(images.to(GPU, non_blocking=True), stages)
     assert len(waits) == 0, waits.found
 
 

@@ -21,7 +21,7 @@ TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 UNTAGGED = {"_linalg_check_errors", "_assert_scalar", "is_nonzero", "multinomial"}
 """These read a result too, and are not tagged."""
 BY_MASK = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
-"""Indexing: positions are not waited for, a mask is, since it is turned into positions."""
+"""Indexing: a mask is waited for, since it is turned into positions; positions are where they lie elsewhere and are copied."""
 COPIES = {"_to_copy", "copy_"}
 
 
@@ -51,7 +51,8 @@ class Waits(TorchDispatchMode):
 
 def _reads(func: Any, name: str, args: Any) -> bool:
     if name in BY_MASK:
-        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+        given = [index for index in args[1] if index is not None]
+        return any(index.dtype in (torch.bool, torch.uint8) or index.device != args[0].device for index in given)
     return bool(TAGS & set(func.tags)) or name in UNTAGGED
 
 
