@@ -81,8 +81,9 @@ class Batch:
         return Batch(**images, **moved, sizes=self.sizes)  # type: ignore[arg-type]
 
     def pin_memory(self) -> Batch:
-        """The batch in memory that a GPU copies from by itself (torch's loader calls it)."""
-        tensors = {name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        """The batch, but for what lies on a device, in memory that a GPU copies from by itself (torch's loader calls it)."""
+        here = {name: value for name, value in vars(self).items() if isinstance(value, Tensor) and value.device.type == "cpu"}
+        tensors = {name: value.pin_memory() for name, value in here.items()}
         return replace(self, **tensors)
 
 
@@ -140,7 +141,9 @@ def training_batches(
     whole = transform == "max_side" and views.augmentation == "none"
     sized = SizedRows(part, student_resolution, qualities[0]) if whole else None
     processes = workers if pictures is None else 0
-    yield from made(part, load(_TrainingTask(maker, known, plan, sized), len(plan), processes, pin=raw))
+    made_batches = made(part, load(_TrainingTask(maker, known, plan, sized), len(plan), processes, pin=raw))
+    on_gpu = pictures is not None and pictures.pixels.is_cuda
+    yield from (batch.pin_memory() for batch in made_batches) if on_gpu else made_batches
 
 
 def _check_short_side(short_side: int, resolution: int, boxes: bool) -> None:
