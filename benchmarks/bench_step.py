@@ -1,19 +1,22 @@
 """One training step of each method against the same step without distillation, input already on the device; and its profile.
 
     python benchmarks/bench_step.py               # 10 minutes; on a GPU: batch 112 at 224, bf16
-    python benchmarks/bench_step.py step 16x96    # another batch and side; instead of step: profile, gpu_rows
+    python benchmarks/bench_step.py step 16x96    # another batch and side; instead of step: terms, profile, gpu_rows
+    DMKD_BENCH_ROWS=MSDF python benchmarks/bench_step.py step 112x224    # only the rows whose names contain this
 
 Student ResNet-50, 128 dimensions, multi-similarity. The peer of a method is the plain step; its limit the plain step and, where
 there is a teacher, that teacher's forward pass alone (measured: batch-norms folded, in its precision), so that what a row has
-over its limit is what its terms cost. The teacher is run as in training (`distill.teachers`).
+over its limit is what its terms cost. The teacher is run as in training (`distill.teachers`). What diffusion adds is too little
+to be told from the difference of two steps: `terms` times the loss terms alone, forward and backward, on embeddings.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from ratio import device, heading, not_measured, on_gpu, record, timed
@@ -28,7 +31,7 @@ from dmkd.distill.teachers import PreviousEpoch
 from dmkd.grad_cache import WholeBatch
 from dmkd.losses import MultiSimilarity
 from dmkd.models import Network, Teacher
-from dmkd.models.embedder import EmbeddingNet, assemble
+from dmkd.models.embedder import EmbeddingNet, Features, assemble
 from dmkd.optim import Optim, Precision, make_optimizer, optimizer_step, parameter_groups
 
 BATCH, SIDE, PRECISION = (112, 224, "bf16") if on_gpu() else (32, 112, "fp32")
@@ -50,6 +53,7 @@ ROWS = {
     "PSD": Row(PSD, 1.25, "student"),
     "OBD-SD (batch diffusion)": Row(OBD_SD, 1.26, "student"),
 }
+DIFFUSED = {"PSD": PSD, "OBD-SD": OBD_SD}
 IN_BF16 = {
     "PSD, teacher.precision=bf16": Row(PSD, 1.25, "bf16"),
     "OBD-SD (batch diffusion), teacher.precision=bf16": Row(OBD_SD, 1.26, "bf16"),
@@ -139,6 +143,7 @@ def main() -> None:
     heading()
     print(f"batch {BATCH} at {SIDE} pixels, {PRECISION}")
     rows = ROWS | (IN_BF16 if PRECISION == "fp32" else {})
+    rows = {name: row for name, row in rows.items() if os.environ.get("DMKD_BENCH_ROWS", "") in name}
     seconds = measured(rows)
     middle = {name: statistics.median(times) for name, times in seconds.items()}
     for name in ("forward", *(f"teacher, {own}" for own in sorted({row.teacher for row in rows.values()} - {""}))):
@@ -154,6 +159,46 @@ def main() -> None:
             limit_name="plain step + teacher's forward pass" if row.teacher else "plain step",
             clock="wall" if on_gpu() else "cpu",
         )
+
+
+def terms() -> None:
+    """What diffusion adds to PSD's terms, as a share of a plain step; the goal is a point."""
+    heading()
+    features = network().eval()(images())
+    runs = {"plain": stepper(MetricLearning())} | {name: of_terms(method, features) for name, method in DIFFUSED.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(REPEATS + 1):
+        for name, run in runs.items():
+            times = [timed(run) for _ in range(1 if name == "plain" else 20)]
+            if repeat:
+                seconds[name].append(statistics.median(time[0 if on_gpu() else 1] for time in times))
+    more = [with_ - without for with_, without in zip(seconds["OBD-SD"], seconds["PSD"], strict=True)]
+    print(f"terms alone: { ({name: f'{1e3 * statistics.median(times):.2f} ms' for name, times in seconds.items()}) }")
+    record(
+        f"what diffusion adds to PSD's terms, ResNet-50, batch {BATCH} at {SIDE}",
+        more,
+        seconds["plain"],
+        peer_name="the step without distillation",
+        goal=0.01,
+        clock="wall" if on_gpu() else "cpu",
+    )
+
+
+def of_terms(method: Method, features: Features) -> Callable[[], None]:
+    """A function that computes the terms of `method` on given features, and their gradient."""
+    loss = MultiSimilarity()
+    shapes = Shapes(*network().sizes(method.stages), classes=BATCH // 2, images=1000)
+    objective = method.build(shapes, lambda dim: loss.build(dim, BATCH // 2)).to(device())
+    student = replace(features, embedding=features.embedding.detach().requires_grad_())
+    taught = replace(features, embedding=features.embedding.detach())
+    labels = torch.arange(BATCH // 2).repeat_interleave(2).to(device())
+    rest = {"labels": labels, "index": torch.arange(BATCH), "view": torch.zeros(BATCH), "role": torch.zeros(BATCH)}
+
+    def run() -> None:
+        made = objective(Step(student=student, teacher=taught, iteration=10**6, progress=0.5, **rest))
+        torch.stack([term.float() for term in made.values()]).sum().backward()
+
+    return run
 
 
 def profile() -> None:
@@ -175,11 +220,13 @@ def gpu_rows() -> None:
     not_measured("evaluation on a GPU, 60,502 x 128", goal=0.4, command=command, why="no GPU here")
 
 
-PARTS = {"step": main, "profile": profile, "gpu_rows": gpu_rows}
+PARTS = {"step": main, "terms": terms, "profile": profile, "gpu_rows": gpu_rows}
 
 if __name__ == "__main__":
     sizes = [word for word in sys.argv[1:] if word[0].isdigit()]
     if sizes:
         BATCH, SIDE = map(int, sizes[0].split("x"))
-    for part in [word for word in sys.argv[1:] if word not in sizes] or (["step"] if on_gpu() else ["step", "gpu_rows"]):
+    for part in [word for word in sys.argv[1:] if word not in sizes] or (
+        ["step", "terms"] if on_gpu() else ["step", "terms", "gpu_rows"]
+    ):
         PARTS[part]()
