@@ -47,6 +47,7 @@ def main() -> None:
     options = asked.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DMKD_STATE"] = f"{folder}/state"
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "900")  # of the peer; its 60 s end it on a busy machine
         if options.only == "growth":
             return growth(Path(folder))
         if options.only in (None, "database"):

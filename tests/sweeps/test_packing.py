@@ -110,6 +110,7 @@ def test_of_a_tables_rows_the_largest_that_trains_is_probed() -> None:
     assert _largest([evaluated]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_without_a_gpu_it_says_so_and_trains_on_cpus(teacher: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     definition = Definition("unpacked", teacher, references=(), trials=1, seeds=1)

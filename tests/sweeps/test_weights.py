@@ -85,7 +85,7 @@ def test_two_workers_compute_on_one_copy_and_read_no_file(folder: Path) -> None:
     assert len(objects) == 1
     (folder / "weights.safetensors").unlink()
     workers = [Worker.remote(), Worker.remote()]
-    one, two = ray.get([worker.look.remote(objects, settings(folder)) for worker in workers], timeout=120)
+    one, two = ray.get([worker.look.remote(objects, settings(folder)) for worker in workers], timeout=400)
     assert one["pid"] != two["pid"]
     with torch.no_grad():
         wanted = before(torch.linspace(0, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)).embedding
@@ -111,7 +111,7 @@ def test_a_lost_object_is_read_from_the_file(folder: Path, caplog: pytest.LogCap
             return [self.store.put([checkpoint])]
 
     owner = Owner.remote()
-    (objects,) = ray.get(owner.put.remote(str(folder)), timeout=120)
+    (objects,) = ray.get(owner.put.remote(str(folder)), timeout=400)
     ray.kill(owner)
     wait_for(lambda: lost(*objects.values()), 120)
     take(objects, settings(folder))
