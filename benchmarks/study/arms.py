@@ -135,7 +135,7 @@ where the baseline moves no more?"""
 FALLS = (0.4, 0.6)
 """Where the rate of the longest plan falls to a tenth: a cosine's falls to the end, and while a rate falls recall rises."""
 LONG = ("none", "psd", "obd_sd", "msdf", "yu_relative", "yu_absolute", "aml_regression")
-FLAT = ("none", "psd", "obd_sd")
+FLAT = ("none", "psd", "obd_sd", "yu_relative", "yu_absolute", "msdf", "dsd", "msd")
 
 
 def longer(arm: Arm, times: int) -> dict[str, Any]:
