@@ -143,6 +143,8 @@ def test_the_longest_plan_lets_the_rate_fall_twice(name: str, tmp_path) -> None:
     assert changed.pop("evaluation.every") == (EPOCHS, epochs)
     assert changed.pop("optim.schedule") == ("cosine", "steps")
     assert changed.pop("optim.milestones") == ((), (2 * epochs // 5, 3 * epochs // 5))
+    before, after = changed.pop("method.feature_delay", (0, 0))
+    assert after == FLATTER * before
     assert {key: after for key, (_, after) in changed.items()} == {"optim.gamma": 0.1}
     curve = configuration(Job(name, "flat_curve", 0, 1), "manifest.csv", tmp_path)
     assert (curve.evaluation.every, curve.data.validation, curve.evaluation.test) == (FLATTER, 0.2, False)
