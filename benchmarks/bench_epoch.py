@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -54,7 +55,8 @@ def training(root: str, choice: dict[str, object], changes: dict[str, object], s
     return Training(override(override(base, choice), {**rest, **low, **weights, **changes}), torch.device(device()))
 
 
-def main(size: Size) -> None:
+def on_pictures(measure: Callable[[str, Size], None], size: Size) -> None:
+    """`measure` on the folder of bench_input.py's pictures, one thread, nothing left behind."""
     torch.set_num_threads(1)
     heading()
     folder = Path(tempfile.mkdtemp(prefix="dmkd-bench-"))
@@ -91,4 +93,4 @@ if __name__ == "__main__":
     sizes = [word for word in sys.argv[1:] if "x" in word]
     numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
     batch, side = map(int, sizes[0].split("x")) if sizes else (112, 224) if on_gpu() else (32, 64)
-    main((batch, side, numbers[0] if numbers else 4))
+    on_pictures(measure, (batch, side, numbers[0] if numbers else 4))

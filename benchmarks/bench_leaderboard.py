@@ -165,9 +165,14 @@ def http(folder: Path, repeats: int) -> None:
             shutil.rmtree(run_cache.folder_of(uri), ignore_errors=True)
             return board(uri)
 
+        def warmed() -> object:
+            return board(uri)
+
         def both(run: Callable[[], object]) -> float:
             before = served_seconds(server)
-            return timed(run)[1] + served_seconds(server) - before
+            own, answering = timed(run)[1], served_seconds(server) - before
+            print(f"  {run.__name__}: {own:.2f} s here, {answering:.2f} s of the server")
+            return own + answering
 
         check(load_runs(uri), peer())
         mine, theirs = zip(*[(both(ours), both(peer)) for _ in range(repeats)], strict=True)
@@ -176,7 +181,7 @@ def http(folder: Path, repeats: int) -> None:
         warm = []
         for number in range(runs, runs + repeats):
             add(folder, number)
-            warm.append(both(lambda: board(uri)))
+            warm.append(both(warmed))
         record(f"{name}, after one new run", warm, theirs, goal=1 / 10, **shared)
 
 

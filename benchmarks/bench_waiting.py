@@ -11,18 +11,12 @@ waiting.
 from __future__ import annotations
 
 import itertools
-import os
-import shutil
 import statistics
 import sys
-import tempfile
-from pathlib import Path
 from unittest import mock
 
-import torch
-from bench_epoch import Size, training
-from bench_input import pictures
-from ratio import heading, not_measured, on_gpu, record, timed
+from bench_epoch import Size, on_pictures, training
+from ratio import not_measured, on_gpu, record, timed
 
 from dmkd import trainer
 from dmkd.assembly import epoch_batches
@@ -62,23 +56,12 @@ def measure(root: str, size: Size) -> None:
         record(NAME.format(arm=arm), whole[1:], alone[1:], peer_name="its steps on a batch that is there", goal=GOAL)
 
 
-def main(size: Size) -> None:
-    torch.set_num_threads(1)
-    heading()
-    folder = Path(tempfile.mkdtemp(prefix="dmkd-bench-"))
-    os.environ["DMKD_CACHE"] = str(folder / "cache")
-    try:
-        measure(str(pictures(folder / "pictures").root), size)
-    finally:
-        shutil.rmtree(folder)
-
-
 if __name__ == "__main__":
     sizes = [word for word in sys.argv[1:] if "x" in word]
     numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
     batch, side = map(int, sizes[0].split("x")) if sizes else (112, 224)
     if sizes or on_gpu():
-        main((batch, side, numbers[0] if numbers else 50))
+        on_pictures(measure, (batch, side, numbers[0] if numbers else 50))
     else:
         for arm in ARMS:
             not_measured(NAME.format(arm=arm), goal=GOAL, command="python benchmarks/bench_waiting.py", why="no GPU here")

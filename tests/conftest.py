@@ -30,6 +30,17 @@ def own_features(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.environ["DMKD_FEATURES"] = before
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Sums in one order: what is compared to the bit must not depend on how threads share the work."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @cache
 def uses_ray(file: str) -> bool:
     """Whether a file of tests (relative to the project's root) asks for the Ray cluster."""

@@ -8,6 +8,7 @@ from typing import Any
 from dmkd.config import Config
 from dmkd.distill import METHODS, PRESETS
 from dmkd.distill.base import Method
+from dmkd.run import train_into
 from dmkd.space import flatten, override
 from tests.pictures import make_folder
 
@@ -43,6 +44,14 @@ def tiny(name: str, root: Path, teacher: Path | None = None, changes: dict[str, 
     if config.method.stages:
         taught["teacher.resolution"] = BASE["student.resolution"]
     return override(config, {**BASE, "data.root": str(root), **taught, **shrunk(config.method), **rest})
+
+
+def make_teacher(root: Path, folder: Path, *, resolution: int = 32, seed: int = 7) -> Path:
+    """The checkpoint of the tiny network after an epoch by itself."""
+    changes = {"student.resolution": resolution, "optim.epochs": 1, "seed": seed}
+    for _ in train_into(tiny("metric_learning", root, changes=changes), folder):
+        pass
+    return folder / "checkpoint"
 
 
 def shrunk(method: Method) -> dict[str, Any]:

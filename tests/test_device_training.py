@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ import torch
 from dmkd.checkpoint import load_state, save_state
 from dmkd.config import Config, config_hash
 from dmkd.errors import CheckpointError
-from dmkd.run import train_into
 from dmkd.space import override
 from dmkd.trainer import Training, fit
-from tests.every_method import make_tree, tiny
+from tests.every_method import make_teacher, make_tree, tiny
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 METHODS = ("metric_learning", "raml", "raml_uncoupled", "yu")
@@ -29,20 +29,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tree(tmp_path_factory.mktemp("tree"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def teacher(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("teacher")
-    for _ in train_into(tiny("metric_learning", root, changes={"student.resolution": 48, "optim.epochs": 1, "seed": 7}), folder):
-        pass
-    return folder / "checkpoint"
+    return make_teacher(root, tmp_path_factory.mktemp("teacher"), resolution=48)
 
 
 def config(name: str, root: Path, teacher: Path, **changes: Any) -> Config:

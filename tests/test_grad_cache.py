@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from dmkd.grad_cache import GradientCache, WholeBatch
 from dmkd.models import Network
 from dmkd.models.embedder import EmbeddingNet, Features, build_network
 from dmkd.optim import Precision
-from dmkd.run import train_into
 from dmkd.trainer import fit
-from tests.every_method import make_tree, tiny
+from tests.every_method import make_teacher, make_tree, tiny
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PLAIN = MetricLearning()
 FP32 = Precision("fp32", torch.device("cpu"))
@@ -211,18 +212,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def teacher(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("teacher")
-    for _ in train_into(tiny("metric_learning", root, changes={"optim.epochs": 1, "seed": 7}), folder):
-        pass
-    return folder / "checkpoint"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    return make_teacher(root, tmp_path_factory.mktemp("teacher"))
 
 
 SGD: dict[str, Any] = {"optim.optimizer": "sgd", "optim.lr": 0.02, "loss.name": "margin", "optim.accumulate": 2}

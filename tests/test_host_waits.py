@@ -18,10 +18,9 @@ from dmkd.errors import TrainingError
 from dmkd.losses import Library, Loss
 from dmkd.losses.base import Sampled
 from dmkd.optim import make_optimizer, make_schedule, parameter_groups
-from dmkd.run import train_into
 from dmkd.terms import Terms
 from dmkd.trainer import Training
-from tests.every_method import make_tree, tiny
+from tests.every_method import make_teacher, make_tree, tiny
 from tests.losses.test_modules import EVERY, label, unit
 from tests.models.test_families import FAMILIES, network, pictures
 from tests.waits import Waits, pretended_gpu
@@ -189,10 +188,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def teacher(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("teacher")
-    for _ in train_into(tiny("metric_learning", root, changes={"optim.epochs": 1, "seed": 7}), folder):
-        pass
-    return folder / "checkpoint"
+    return make_teacher(root, tmp_path_factory.mktemp("teacher"))
 
 
 def trained(name: str, root: Path, teacher: Path, device: torch.device) -> Watched:

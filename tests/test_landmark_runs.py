@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from dmkd.run import evaluate_checkpoint, train_into
 from dmkd.space import override
 from dmkd.trainer import Training, fit
 from tests.landmarks import make_landmark_test, make_sfm120k
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY: dict[str, Any] = {
     "data.name": "sfm120k",
@@ -41,14 +42,6 @@ TINY: dict[str, Any] = {
     "method.batches.iterations": 2,
     "method.negative_count": 2,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import torch
 
 from dmkd.checkpoint import load_state, save_state
 from dmkd.distill import METHODS
-from dmkd.run import train_into
 from dmkd.trainer import Epoch, fit
-from tests.every_method import CASES, make_tree, tiny
+from tests.every_method import CASES, make_teacher, make_tree, tiny
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -22,20 +22,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tree(tmp_path_factory.mktemp("tree"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def teacher(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("teacher")
-    for _ in train_into(tiny("metric_learning", root, changes={"student.resolution": 48, "optim.epochs": 1, "seed": 7}), folder):
-        pass
-    return folder / "checkpoint"
+    return make_teacher(root, tmp_path_factory.mktemp("teacher"), resolution=48)
 
 
 def assert_equal(found: Any, wanted: Any, path: str = "state") -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,11 @@ from PIL import Image
 from dmkd.config import Config
 from dmkd.data.views import centre_view
 from dmkd.errors import ConfigError
-from dmkd.run import evaluate_checkpoint, save_checkpoint, train_into
+from dmkd.run import evaluate_checkpoint, save_checkpoint
 from dmkd.trainer import Epoch, Training, fit
-from tests.every_method import make_tree, tiny
+from tests.every_method import make_teacher, make_tree, tiny
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 LOW = {"data.degradation": "low_resolution", "data.degraded_size": 8}
@@ -27,20 +28,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tree(tmp_path_factory.mktemp("tree"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def teacher(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("teacher")
-    for _ in train_into(tiny("metric_learning", root, None, {"optim.epochs": 1, "seed": 5}), folder):
-        pass
-    return folder / "checkpoint"
+    return make_teacher(root, tmp_path_factory.mktemp("teacher"), seed=5)
 
 
 def case(name: str, root: Path, teacher: Path, changes: dict[str, Any]) -> Config:

@@ -9,7 +9,6 @@ from statistics import median
 from typing import Any
 
 import pytest
-import torch
 
 from dmkd.config import Config
 from dmkd.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -17,6 +16,8 @@ from dmkd.run import evaluate_checkpoint, save_checkpoint, train_into
 from dmkd.space import flatten, override
 from dmkd.trainer import Epoch, fit
 from tests.pictures import make_folder
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = {
     "data.name": "folder",
@@ -38,14 +39,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("signs")
     make_folder(folder, classes=20, size=48)
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,11 @@ from torch import Tensor
 from dmkd.checkpoint import load_state, save_state
 from dmkd.distill.diffusion import Diffusion
 from dmkd.errors import ConfigError
-from dmkd.run import train_into
 from dmkd.space import override
 from dmkd.trainer import Epoch, Training, fit
-from tests.every_method import make_tree, tiny
+from tests.every_method import make_teacher, make_tree, tiny
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 HOME = Path(__file__).parent
 
@@ -93,18 +94,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def teacher(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("teacher")
-    for _ in train_into(tiny("metric_learning", root, changes={"optim.epochs": 1, "seed": 7}), folder):
-        pass
-    return folder / "checkpoint"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    return make_teacher(root, tmp_path_factory.mktemp("teacher"))
 
 
 def losses(epochs: Iterator[Epoch]) -> list[dict[str, float]]:

@@ -20,19 +20,13 @@ from dmkd.models.embedder import Features, Head
 from dmkd.optim import Precision
 from dmkd.space import flatten
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STEPS, RATE = 50, 2e-4
 SMALL = {"raml/rel_ss"}
 """Its loss alone is the square of a small difference between similarities near 1: 1 % on the average, 3 % at the worst step."""
 home = test_conformance.home
 """A world for every method and every preset."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class ConvNet(nn.Module):

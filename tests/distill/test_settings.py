@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from dmkd.errors import ConfigError, ShapeError
-from dmkd.run import train_into
 from dmkd.trainer import Training, fit
-from tests.every_method import make_tree, tiny
+from tests.every_method import make_teacher, make_tree, tiny
 
 CPU = torch.device("cpu")
 RAML = {"method.batches.size": 3, "method.batches.iterations": 2, "optim.epochs": 1}
@@ -21,21 +20,14 @@ def root(tmp_path_factory):
     return make_tree(tmp_path_factory.mktemp("tree"))
 
 
-def trained(root, folder, resolution, seed):
-    changes = {"student.resolution": resolution, "optim.epochs": 1, "seed": seed}
-    for _ in train_into(tiny("metric_learning", root, changes=changes), folder):
-        pass
-    return folder / "checkpoint"
-
-
 @pytest.fixture(scope="module")
 def teacher(root, tmp_path_factory):
-    return trained(root, tmp_path_factory.mktemp("large"), 48, 7)
+    return make_teacher(root, tmp_path_factory.mktemp("large"), resolution=48)
 
 
 @pytest.fixture(scope="module")
 def small_teacher(root, tmp_path_factory):
-    return trained(root, tmp_path_factory.mktemp("small"), 32, 8)
+    return make_teacher(root, tmp_path_factory.mktemp("small"), seed=8)
 
 
 def weights(network):
