@@ -134,8 +134,12 @@ LONGER, FLATTER = 4, 8
 where the baseline moves no more?"""
 FALLS = (0.4, 0.6)
 """Where the rate of the longest plan falls to a tenth: a cosine's falls to the end, and while a rate falls recall rises."""
-LONG = ("none", "psd", "obd_sd", "msdf", "yu_relative", "yu_absolute", "aml_regression")
-FLAT = ("none", "psd", "obd_sd", "yu_relative", "yu_absolute", "msdf", "dsd", "msd")
+LONG = ("none", "psd", "obd_sd", "msdf", "yu_relative")
+FLAT = (
+    *("none", "psd", "obd_sd", "yu_relative", "yu_absolute", "msdf", "dsd", "msd", "none_d512"),
+    *("aml_regression", "aml_contrastive_plus", "raml", "raml_48", "raml_network_64"),
+    *("none_noise20", "psd_noise20", "obd_sd_noise20"),
+)
 
 
 def longer(arm: Arm, times: int) -> dict[str, Any]:
