@@ -89,6 +89,14 @@ class Scoring:
         return metrics, outcomes
 
 
+def forget_peak(device: torch.device) -> None:
+    """A run begins: what this process held of a GPU before is no cost of it."""
+    if device.type == "cuda":
+        # Of a card with a number torch cannot forget anything before.
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def run_costs(seconds: float, device: torch.device) -> dict[str, float]:
     """`cost/train_seconds`; on a GPU `cost/gpu_seconds` and `cost/peak_memory_mb` too."""
     costs = {"cost/train_seconds": seconds}

@@ -38,7 +38,7 @@ from dmkd.optim import (
     steps_per_epoch,
 )
 from dmkd.reproducible import copied, plain, random_state, restore_random, same_run, seed_all
-from dmkd.scoring import Scoring, model_costs, run_costs
+from dmkd.scoring import Scoring, forget_peak, model_costs, run_costs
 from dmkd.terms import Terms
 
 
@@ -88,8 +88,7 @@ class Training:
     def __init__(self, config: Config, device: torch.device) -> None:
         seed_all(config.seed)
         self.config, self.device = config, device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        forget_peak(device)
         self.epoch = self.iteration = 0
         self.seconds = 0.0
         self.parts: Parts = split(load_dataset(config.data), config.data)
@@ -236,5 +235,6 @@ class Training:
         for part in ("student", "objective", "schedule"):
             getattr(self, part).load_state_dict(state.payload[part])
         load_optimizer(self.optimizer, state.payload["optimizer"])
-        self.precision.scaler.load_state_dict(state.payload["scaler"])
+        if state.payload["scaler"]:  # a state of a CPU has none to give to a GPU
+            self.precision.scaler.load_state_dict(state.payload["scaler"])
         restore_random(state.payload["random"], self.device)

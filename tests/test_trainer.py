@@ -9,15 +9,18 @@ from statistics import median
 from typing import Any
 
 import pytest
+import torch
 
 from dmkd.config import Config
 from dmkd.errors import CheckpointError, ConfigError, DataError, TrainingError
 from dmkd.run import evaluate_checkpoint, save_checkpoint, train_into
 from dmkd.space import flatten, override
-from dmkd.trainer import Epoch, fit
+from dmkd.trainer import Epoch, Training, fit
 from tests.pictures import make_folder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
 
 TINY = {
     "data.name": "folder",
@@ -156,6 +159,20 @@ def test_bf16_follows_float32(root: Path) -> None:
         losses[precision] = next(fit(config)).metrics["train/loss"]
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.1)
     assert losses["bf16"] != losses["fp32"]
+
+
+def test_a_state_of_a_cpu_goes_on_where_a_scaler_is_at_work_and_back(root: Path) -> None:
+    """fp16 has a gradient scaler on a GPU alone; here a CPU's stands for it."""
+    config = tiny(root, {"optim.precision": "fp16", "optim.epochs": 1})
+    scaled, plain = Training(config, CPU), Training(config, CPU)
+    scaled.precision.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaled.restore(plain.state())
+    assert scaled.precision.scaler.get_scale() == 8.0
+    plain.restore(scaled.state())
+    other = Training(config, CPU)
+    other.precision.scaler = torch.amp.GradScaler("cpu")
+    other.restore(scaled.state())
+    assert other.precision.scaler.get_scale() == 8.0
 
 
 def test_a_state_of_another_configuration_is_refused(root: Path) -> None:

@@ -41,7 +41,8 @@ def room(device: torch.device) -> tuple[int, str]:
     if device.type != "cuda":
         return memory_limit(), f"${LIMIT_MB}"
     free, total = torch.cuda.mem_get_info(device)
-    own = torch.cuda.get_per_process_memory_fraction(device) * total
+    card = torch.cuda.current_device() if device.index is None else device.index  # a fraction is told of a number alone
+    own = torch.cuda.get_per_process_memory_fraction(card) * total
     held, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
     return share_of_free(free, own, held, used), f"{SHARE:.0%} of the GPU's free memory"
 

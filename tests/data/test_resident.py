@@ -20,6 +20,7 @@ from dmkd.data.datasets import Pictures, load_dataset
 from dmkd.data.resident import ResidentPictures, room, share_of_free
 from dmkd.data.views import Views
 from dmkd.errors import ConfigError, DataError
+from tests.cards import declare_card
 from tests.pictures import make_folder, sign_picture
 from tests.waits import COPIES, Waits
 
@@ -255,6 +256,12 @@ def test_files_that_grow_meanwhile_do_not_overrun_the_buffer(root: Path, tmp_pat
 )
 def test_half_of_what_is_free_of_the_card_or_of_a_share_of_it(free: int, own: float, held: int, used: int, expected: int) -> None:
     assert share_of_free(free, own, held, used) == expected
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_a_card_is_asked_for_its_room_with_and_without_its_number(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    declare_card(monkeypatch, free=30 * 2**30, share=0.3)
+    assert room(torch.device(device)) == (12 * 2**30, "50% of the GPU's free memory")
 
 
 def test_the_test_transform_is_not_made_on_the_device(part: Pictures, held: ResidentPictures) -> None:
