@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Annotated, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from dmkd.errors import ConfigError
 from dmkd.losses.base import Loss
-from dmkd.mining.pairs import check_batch
+from dmkd.mining.pairs import check_batch, full_precision
 from dmkd.space import Limit, nearest
 
 _SIZES = ("num_classes", "embedding_size", "descriptors_dim")
@@ -35,11 +36,16 @@ class LibraryLoss(nn.Module):
         Raises `ConfigError` where the library's loss refuses a reference set, as its proxy losses do.
         """
         check_batch(x, labels, ref_x, ref_labels)
-        x, labels = _labelled(x, labels)
+        x, labels = _labelled(full_precision(x), labels)
         if ref_x is not None and ref_labels is not None:
-            ref_x, ref_labels = _labelled(ref_x, ref_labels)
+            ref_x, ref_labels = _labelled(full_precision(ref_x), ref_labels)
         if len(x) == 0:
             return x.sum()
+        # The library mixes types under a GPU's autocast, where it converts none itself: it never gets to see one.
+        with torch.autocast(x.device.type, enabled=False):
+            return self._value(x, labels, ref_x, ref_labels)
+
+    def _value(self, x: Tensor, labels: Tensor, ref_x: Tensor | None, ref_labels: Tensor | None) -> Tensor:
         mined = None if self.miner is None else self.miner(x, labels, ref_x, ref_labels)
         try:
             result: Tensor = self.loss(x, labels, mined, ref_x, ref_labels)

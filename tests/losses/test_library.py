@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import subprocess
 import sys
@@ -59,6 +60,22 @@ def test_it_is_the_library_s_own_loss_and_miner() -> None:
     mined = miners.TripletMarginMiner(type_of_triplets="hard")(x, labels)
     assert len(mined[0]) > 0
     torch.testing.assert_close(found(x, labels), losses.TripletMarginLoss(margin=0.3, swap=True)(x, labels, mined))
+
+
+@pytest.mark.parametrize("name", [name for name in BY_NAME if name not in SKIPPED])
+def test_mixed_precision_does_not_reach_the_library(name: str) -> None:
+    x, labels = batch()
+    made = Library(name, NEEDS_MORE.get(name, ())).build(8, 4)
+
+    def value(rows: Tensor) -> Tensor:
+        return copy.deepcopy(made)(rows, labels)  # some remember what they saw
+
+    rounded = x.bfloat16()
+    wanted = value(x), value(rounded.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = value(x), value(rounded)
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_sizes_are_filled_in_and_arguments_read() -> None:
