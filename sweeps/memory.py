@@ -18,7 +18,15 @@ SMALLER = "smaller-chunks"
 """Marker file in a run's folder: the memory was too small for it as it was configured."""
 SHARE = 4
 """The second try takes a quarter of the pictures at a time."""
-SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+SIGNS = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "status_alloc_failed",
+    "allocation_failed",
+)
+"""The last two: what cuBLAS, cuSOLVER and cuDNN say where nothing is left on the card for their own handles and workspaces."""
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -24,8 +24,24 @@ def keep_to_share(resources: PlacementGroupFactory | None) -> None:
     given = resources.required_resources if resources else {}
     torch.set_num_threads(int(given.get("CPU", 1)))
     gpus = float(given.get("GPU", 0.0))
+    if resources and not gpus:  # of no card: Ray leaves all of them in sight, and every trial would train on the first
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if 0 < gpus < 1 and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(memory_share(gpus))
+
+
+def card_lost() -> bool:
+    """Whether an earlier trial of this process has left it without its card: after an error inside a kernel (an index out of
+    range, a memory error) every call fails until the process ends, and so would every trial that Tune puts into it."""
+    import torch
+
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def share_pictures() -> None:

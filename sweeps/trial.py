@@ -21,7 +21,7 @@ from sweeps.folder import STOPPED, add_history, add_progress, keep_best, read_do
 from sweeps.memory import Careful
 from sweeps.naming import log_datasets, log_outcome, open_run
 from sweeps.rows import settled
-from sweeps.share import keep_to_share, share_pictures
+from sweeps.share import card_lost, keep_to_share, share_pictures
 from sweeps.shared import Shared
 from sweeps.signals import Notice, Preempted, grace
 from sweeps.stopwatch import costs
@@ -60,7 +60,7 @@ class Trial(tune.Trainable):
     def begin(self) -> None:
         """Take the trial, build the configuration, open the run, and go on from the saved state if there is one."""
         share_pictures()
-        if wrong_node(self.shared, self.job, self.trial_resources):
+        if card_lost() or wrong_node(self.shared, self.job, self.trial_resources):
             self._exit()
         try:
             with self._leaving():

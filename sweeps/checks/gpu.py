@@ -48,7 +48,9 @@ def find_gpus() -> Gpus:
         )
         found: Gpus = json.loads(done.stdout.splitlines()[-1])
         return found
-    except (OSError, ValueError, IndexError):
+    except OSError as error:
+        return Gpus(cards=[], built_for=[], torch=f"the look at the GPU could not begin ({error})", faiss="")
+    except (ValueError, IndexError):
         return Gpus(cards=[], built_for=[], torch=f"the look at the GPU ended with status {done.returncode}", faiss="")
     except subprocess.TimeoutExpired:
         return Gpus(cards=[], built_for=[], torch=f"the GPU did not answer for {SECONDS} s", faiss="")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from ray.tune import PlacementGroupFactory
 
 from dmkd.packing import RESERVE
-from sweeps.share import keep_to_share
+from sweeps.share import card_lost, keep_to_share
 from sweeps.trial import Trial
 
 
@@ -18,6 +20,7 @@ def held(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", asked.append)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # as a worker finds it where Ray gave its trial no card
     return asked
 
 
@@ -34,6 +37,34 @@ def test_a_whole_card_or_none_has_no_limit(held, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     keep_to_share(PlacementGroupFactory([{"CPU": 1, "GPU": 0.5}]))
     assert not held
+
+
+@pytest.mark.parametrize(("given", "seen"), [({"CPU": 1}, ""), ({"CPU": 1, "GPU": 0.5}, "0,1"), ({"CPU": 1, "GPU": 1}, "0,1")])
+@pytest.mark.usefixtures("held")
+def test_a_trial_that_asked_for_no_card_sees_none(given, seen):
+    keep_to_share(None)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1", "not a trial of Tune's"
+    keep_to_share(PlacementGroupFactory([given]))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+
+
+def test_a_process_that_has_lost_its_card_takes_no_further_trial(monkeypatch):
+    class Bare(Trial):
+        job, shared, _trial_info = {}, None, None
+
+        def __init__(self) -> None:
+            pass
+
+    def refused() -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    assert not card_lost(), "CUDA was not used"
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    assert not card_lost()
+    monkeypatch.setattr(torch.cuda, "synchronize", refused)
+    with pytest.raises(SystemExit):
+        Bare().begin()
 
 
 def test_a_trial_keeps_to_its_share_before_it_builds_anything(held):

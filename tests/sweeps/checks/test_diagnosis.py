@@ -85,6 +85,11 @@ def test_a_library_that_ends_its_process_is_a_line(tmp_path: Path, monkeypatch: 
     assert find_gpus()["torch"] == "the look at the GPU ended with status -6"
 
 
+def test_a_look_that_cannot_begin_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", str(tmp_path / "nothing"))
+    assert "could not begin (" in find_gpus()["torch"]
+
+
 def test_versions_and_code_name_the_odd_node() -> None:
     heard = {name: answer(name).report for name in ("a", "b", "c")}
     other = answer("c", python="3.11.9", versions={"torch": "2.11.0", "ray": "2.60.0", "mlflow": "3.17.2"}, code="xyz").report
