@@ -123,6 +123,8 @@ class Training:
         sizes = self.resolution, self.teacher.resolution
         batches = epoch_batches(self.config, self.parts, sizes, self.device, self.pictures, epoch=self.epoch, tuples=tuples)
         images = self._steps(batches, terms)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # the host runs ahead: it would stop the clock before the last steps are done
         self.epoch += 1
         taken = time.monotonic() - started
         self.seconds += taken

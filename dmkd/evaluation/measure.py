@@ -38,6 +38,7 @@ class Measure:
     data: Data
     evaluation: Evaluation
     device: torch.device
+    """Where networks run, and similarities are computed."""
     training_classes: int = 0
     """How many clusters the released forms of NMI and F1 have; 0: not known."""
 
@@ -106,6 +107,7 @@ class Measure:
             labels[shown],
             evaluation=self.evaluation,
             training_classes=self.training_classes,
+            device=self.device,
             query_ids=asked,
             gallery_ids=shown,
             query_groups=None if groups is None else groups[asked],

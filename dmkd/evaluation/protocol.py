@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Unpack, cast
+from typing import Any, TypeVar, Unpack, cast
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from dmkd.evaluation.measures import rank_measures, space_measures
 from dmkd.evaluation.ranks import Ranks
 from dmkd.evaluation.retrieval import check_depths, outcomes
 from dmkd.evaluation.search import Junk, positive_ranks
+
+T = TypeVar("T")
 
 DEFINITION = "dot product; junk leaves the ranking; ties by gallery position; queries without a positive skipped; mAP@R musgrave"
 """Bound into every protocol fingerprint; a change of a metric's meaning changes it."""
@@ -54,6 +57,7 @@ def evaluate(
     *,
     evaluation: Evaluation,
     training_classes: int = 0,
+    device: torch.device | None = None,
     **junk: Unpack[Junk],
 ) -> tuple[dict[str, float], Outcomes]:
     """All metrics in one pass over the similarities: `recall_at_<k>`, `map`, `mean_average_precision_at_r`, `r_precision`, `nmi`.
@@ -62,19 +66,25 @@ def evaluate(
     network. `nmi` is measured when `evaluation.nmi` asks for it and the gallery holds the very vectors of the queries (symmetric
     search), by k-means with as many clusters as there are classes. `evaluation.metrics` adds others, those of the space in
     symmetric search alone; `training_classes` is the number of clusters of their released forms. `evaluation.max_queries` draws
-    the queries that search; the gallery, and the space, stay whole.
+    the queries that search; the gallery, and the space, stay whole. `device`: where similarities are computed (None: where the
+    queries lie); the host does it where that is a GPU whose memory others fill.
     """
     check_depths(evaluation.k)
     asking = _drawn(len(queries), evaluation.max_queries)
     form, more = evaluation.average_precision, rank_measures(evaluation)
-    found, hit, ap, ap_at_r, r_precision, *others = outcomes(
-        positive_ranks(_rows(queries, asking), gallery, _rows(query_labels, asking), gallery_labels, **_asking(junk, asking)),
-        Ranks.first,
-        lambda ranks: ranks.average_precision(form),
-        Ranks.average_precision_at_r,
-        Ranks.r_precision,
-        *more.values(),
-    )
+
+    def measured(where: torch.device | None) -> list[NDArray[Any]]:
+        sides = _rows(queries, asking), gallery, _rows(query_labels, asking), gallery_labels
+        return outcomes(
+            positive_ranks(*sides, device=where, **_asking(junk, asking)),
+            Ranks.first,
+            lambda ranks: ranks.average_precision(form),
+            Ranks.average_precision_at_r,
+            Ranks.r_precision,
+            *more.values(),
+        )
+
+    found, hit, ap, ap_at_r, r_precision, *others = _where_memory_is(measured, device)
     metrics = {f"recall_at_{k}": float((hit <= k).mean()) for k in evaluation.k}
     metrics |= {
         "map": float(ap.mean()),
@@ -86,6 +96,12 @@ def evaluate(
     metrics |= {name: float(values.mean()) for name, values in zip(more, others, strict=True)}
     query = found if asking is None else asking[found]
     return metrics, Outcomes(query, to_numpy(query_labels)[query], hit, ap, ap_at_r)
+
+
+def _where_memory_is(measured: Callable[[torch.device | None], T], device: torch.device | None) -> T:
+    with suppress(torch.OutOfMemoryError):
+        return measured(device)
+    return measured(torch.device("cpu"))
 
 
 def _drawn(count: int, most: int) -> Integers | None:

@@ -59,12 +59,20 @@ class Junk(TypedDict, total=False):
 
 
 def positive_ranks(
-    queries: Array, gallery: Array, query_labels: Array, gallery_labels: Array, *, first: bool = False, **junk: Unpack[Junk]
+    queries: Array,
+    gallery: Array,
+    query_labels: Array,
+    gallery_labels: Array,
+    *,
+    first: bool = False,
+    device: torch.device | None = None,
+    **junk: Unpack[Junk],
 ) -> Iterator[Ranks]:
     """`Ranks` of one block of queries after the other; `first` ranks only the best positive of a query (and counts one).
 
     queries [Q, D], gallery [G, D]: float64 is kept, anything else becomes float32. Labels, ids and groups: [Q] and [G], of any
-    sortable type. Raises `ShapeError` where these do not fit together, `DataError` for values that are not finite.
+    sortable type. `device`: where similarities are computed; None: where the queries lie. Raises `ShapeError` where the arrays do
+    not fit together, `DataError` for values that are not finite.
     """
     q, g = _same_space(queries, gallery)
 
@@ -75,8 +83,8 @@ def positive_ranks(
         for left, right in [(junk.get(f"query_{name}"), junk.get(f"gallery_{name}"))]
         if left is not None or right is not None
     ]
-    device = queries.device if isinstance(queries, Tensor) else torch.device("cpu")
-    return (_rank_block(block, start, mates, left_out, first) for start, block in _blocks(q, g, device))
+    place = device or (queries.device if isinstance(queries, Tensor) else torch.device("cpu"))
+    return (_rank_block(block, start, mates, left_out, first) for start, block in _blocks(q, g, place))
 
 
 def _matches(left: Any, right: Any, queries: int, gallery: int, name: str) -> _Matches:

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import dmkd.evaluation
+from dmkd.data import Data
+from dmkd.data.datasets import load_dataset
 from dmkd.errors import DataError
 from dmkd.evaluation import (
     Evaluation,
@@ -22,8 +24,11 @@ from dmkd.evaluation import (
     nmi,
     protocol_fingerprint,
     recall_at_k,
+    search,
     write_outcomes,
 )
+from dmkd.evaluation.measure import Measure
+from tests.pictures import make_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,6 +105,50 @@ def test_tensors_give_the_same_outcomes():
     assert got[0] == arrays[0]
     for name in ("query", "label", "first_hit", "ap", "ap_at_r"):
         np.testing.assert_array_equal(getattr(got[1], name), getattr(arrays[1], name))
+
+
+CARD = torch.device("cuda")
+
+
+class Card:
+    """A card that is only declared: `search` hands it products, real tensors make them; the n-th finds its memory full."""
+
+    def __init__(self, monkeypatch, full=0):
+        self.asked, self.full, self.real = [], full, search._device_product
+        monkeypatch.setattr(search, "_device_product", self)
+        monkeypatch.setattr(search, "DEVICE_BLOCK_MB", 1e-6)
+
+    def __call__(self, g, device):
+        multiply = self.real(g, torch.device("cpu"))
+
+        def product(*part):
+            self.asked.append(device)
+            if len(self.asked) == self.full:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 256.00 MiB")
+            return multiply(*part)
+
+        return product
+
+
+@pytest.mark.parametrize("full", [0, 1, 3])
+def test_similarities_are_computed_where_asked_and_by_the_host_where_that_is_full(monkeypatch, full):
+    x, y, ids = case()
+    here = evaluate(x, x, y, y, evaluation=Evaluation(), **ids)
+    card = Card(monkeypatch, full)
+    there = evaluate(x, x, y, y, evaluation=Evaluation(), device=CARD, **ids)
+    assert card.asked == [CARD] * (full or -(-len(x) // search.TILE))
+    assert there[0] == here[0]
+    for found, wanted in zip(vars(there[1]).values(), vars(here[1]).values(), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_measure_compares_on_its_own_device(monkeypatch, tmp_path):
+    part = load_dataset(Data(root=str(make_folder(tmp_path, classes=4, size=32))))
+    x, card = torch.randn(len(part), 6, generator=torch.Generator().manual_seed(0)), Card(monkeypatch)
+    measures = [Measure(part, Data(), Evaluation(nmi=False), device) for device in (torch.device("cpu"), CARD)]
+    here, there = (measure.compare(x, x)[0] for measure in measures)
+    assert set(card.asked) == {CARD}
+    assert here == there
 
 
 def test_outcomes_come_back_from_parquet(tmp_path):
