@@ -45,7 +45,7 @@ class Work:
     images: int
     """Pictures that the student trains on, over all epochs, views counted."""
     decoded: int
-    """Pictures that are loaded, those of mining and of the tests included."""
+    """Pictures that are loaded, those of mining and tests included; with `data.device_views` a training picture once."""
     multiply_adds: float
 
 
@@ -65,7 +65,8 @@ def work(load: Load) -> Work:
     shown = images if method.teacher != "none" and method.views.teacher else 0
     stored = size.train if _stores(config) else 0
     passes = (4 if config.optim.chunk else 3) * images * student + shown * theirs + mined * student
-    loaded = (images + mined) * epochs + tests + stored
+    drawn = size.train if _on_device(config) else images * epochs
+    loaded = drawn + mined * epochs + tests + stored
     return Work(steps * epochs, images * epochs, loaded, passes * epochs + tests * student + stored * theirs)
 
 
@@ -134,6 +135,11 @@ def disk(loads: Sequence[Load], at_once: int = 1) -> dict[str, float]:
 def _stores(config: Config) -> bool:
     """Whether the method keeps its teacher's features of all training pictures."""
     return config.method.teacher == "pretrained" and not config.method.views.teacher
+
+
+def _on_device(config: Config) -> bool:
+    """Whether training pictures lie on the device, and views of them are made there (`dmkd.assembly.device_pictures`)."""
+    return config.data.device_views and config.method.views.augmentation != "none"
 
 
 def total(loads: Sequence[Load], each: Callable[[Load], float] = seconds) -> float:

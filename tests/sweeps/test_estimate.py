@@ -105,6 +105,15 @@ def test_the_arithmetic_of_a_run() -> None:
     assert disk([load])["checkpoints"] == pytest.approx(5 * 2 * 4 * parameters(config.student))
 
 
+def test_pictures_on_the_device_are_loaded_once() -> None:
+    fields = {"data.name": "cub200", "data.validation": 0.0, "evaluation.test": True, "data.device_views": True}
+    config = override(Config(), fields)
+    size = known_size(config.data, "cub200")
+    assert work(Load("x", config, size, 5)).decoded == 5864 + 5924
+    host = override(config, {"method.views.augmentation": "none"})
+    assert work(Load("x", host, size, 5)).decoded == 150 * 52 * 112 + 5924, "the host makes the test transform"
+
+
 def test_the_checkpoints_of_a_run_take_the_disk_that_was_said(tree: Path, tmp_path: Path) -> None:
     config = tiny("metric_learning", tree)
     list(train_into(config, tmp_path))
