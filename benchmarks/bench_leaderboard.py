@@ -1,4 +1,4 @@
-"""The leaderboard of 5,000 runs x 70 columns against `mlflow.search_runs`, from a database and from a server; and how cost grows.
+"""The leaderboard of 5,000 runs x 70 columns against `mlflow.search_runs`, from a sqlite database; and how cost grows.
 
 Each side reads in this process, in turn. The peer is measured once in a row where it takes minutes (repetitions: `--repeats`).
 """
@@ -9,21 +9,15 @@ import argparse
 import os
 import random
 import shutil
-import socket
 import sqlite3
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import psutil
 from many_runs import add_runs, make_database
 from ratio import record, timed
 
@@ -40,21 +34,14 @@ FINALISTS = 20
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--repeats", type=int, default=5)
-    asked.add_argument(
-        "--only", choices=("database", "http", "growth"), help="growth: 1,000, 10,000, 50,000 runs, the last ours alone"
-    )
+    asked.add_argument("--only", choices=("database", "growth"), help="growth: 1,000, 10,000, 50,000 runs, the last ours alone")
     asked.add_argument("--rows", default="", help="of the database, only the rows whose names contain this")
     options = asked.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DMKD_STATE"] = f"{folder}/state"
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "900")  # of the peer; its 60 s end it on a busy machine
         if options.only == "growth":
             return growth(Path(folder))
-        if options.only in (None, "database"):
-            database(Path(folder), options.repeats, options.rows)
-        if options.only in (None, "http"):
-            http(Path(folder), options.repeats)
-    return None
+        return database(Path(folder), options.repeats, options.rows)
 
 
 def database(folder: Path, repeats: int, rows: str) -> None:
@@ -145,71 +132,6 @@ def add(folder: Path, number: int) -> None:
     with closing(sqlite3.connect(folder / "mlflow.db")) as connection, connection:
         (place,) = connection.execute("SELECT experiment_id FROM experiments WHERE name = 'many'").fetchone()
         add_runs(connection, place, range(number, number + 1), random.Random(number))
-
-
-def http(folder: Path, repeats: int) -> None:
-    """The same runs behind a server: CPU seconds, the server's included, in turn."""
-    import mlflow
-
-    folder = folder / "http"
-    folder.mkdir()
-    runs = int(os.environ.get("DMKD_BENCH_RUNS", RUNS))
-    make_database(folder / "mlflow.db", runs)
-    with served(folder) as (uri, server):
-        mlflow.set_tracking_uri(uri)
-
-        def peer() -> object:
-            return mlflow.search_runs(search_all_experiments=True, max_results=100_000)
-
-        def ours() -> object:
-            shutil.rmtree(run_cache.folder_of(uri), ignore_errors=True)
-            return board(uri)
-
-        def warmed() -> object:
-            return board(uri)
-
-        def both(run: Callable[[], object]) -> float:
-            before = served_seconds(server)
-            own, answering = timed(run)[1], served_seconds(server) - before
-            print(f"  {run.__name__}: {own:.2f} s here, {answering:.2f} s of the server")
-            return own + answering
-
-        check(load_runs(uri), peer())
-        mine, theirs = zip(*[(both(ours), both(peer)) for _ in range(repeats)], strict=True)
-        name, shared = f"leaderboard over HTTP, {runs:,} runs", {"peer_name": "mlflow.search_runs over HTTP", "clock": "cpu"}
-        record(f"{name}, cold", mine, theirs, goal=1 / 3, **shared)
-        warm = []
-        for number in range(runs, runs + repeats):
-            add(folder, number)
-            warm.append(both(warmed))
-        record(f"{name}, after one new run", warm, theirs, goal=1 / 10, **shared)
-
-
-def served_seconds(server: psutil.Process) -> float:
-    """CPU seconds of a server and of its workers."""
-    return sum(sum(process.cpu_times()[:2]) for process in (server, *server.children(recursive=True)))
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """An MLflow server on loopback, ended afterwards."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # else seven processes of its own compute beside
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder, env=environment)
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(1200):
-            with suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=1):
-                break
-            time.sleep(0.1)
-        yield uri, psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 def growth(folder: Path) -> None:

@@ -24,17 +24,53 @@ def finite(value: float, is_nan: object = False) -> float:
     return value if abs(value) < LARGEST else math.copysign(math.inf, value)
 
 
+def from_tuples(rows: Iterable[tuple[Any, ...]], kinds: Mapping[str, Any]) -> pl.DataFrame:
+    """Rows of a database as a frame, made a column at a time: polars takes three times as long for tuples."""
+    import polars as pl
+
+    columns = list(zip(*rows, strict=True)) or [()] * len(kinds)
+    return pl.DataFrame([pl.Series(name, column, kind) for (name, kind), column in zip(kinds.items(), columns, strict=True)])
+
+
+def as_logged(values: pl.Series) -> pl.Series:
+    """`finite` of a column in which null stands for NaN."""
+    import polars as pl
+
+    signs = values.sign() * float("inf")
+    frame = values.to_frame("value").select(pl.when(values.abs() >= LARGEST).then(signs).otherwise(values))
+    return frame.to_series().fill_null(float("nan")).alias(values.name)
+
+
+def by_key(long: pl.DataFrame, part: str) -> pl.DataFrame:
+    """Rows of `run_id`, `key` and `value` as a row a run, with a column `<part>.<key>` for each key."""
+    import polars as pl
+
+    if not long.height:
+        return pl.DataFrame(schema={"run_id": pl.String})
+    return long.with_columns(key=pl.lit(f"{part}.") + pl.col("key")).pivot("key", index="run_id", values="value")
+
+
 def from_rows(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
-    """A frame of runs that are mappings: `INFOS`, and `params`, `tags`, `metrics` as mappings of their own."""
+    """A frame of runs that are mappings: of `INFOS` what is known, and `params`, `tags`, `metrics` as mappings of their own."""
     import polars as pl
 
     rows = list(rows)
-    columns = [pl.Series(key, [row[key] for row in rows], pl.Int64 if key in TIMES else pl.String) for key in INFOS]
+    columns = [pl.Series(key, [row.get(key) for row in rows], pl.Int64 if key in TIMES else pl.String) for key in INFOS]
     for part, dtype in (("params", pl.String), ("tags", pl.String), ("metrics", pl.Float64)):
         values = [row[part] for row in rows]
         for key in sorted(set().union(*values)):
             columns.append(pl.Series(f"{part}.{key}", [value.get(key) for value in values], dtype))
     return pl.DataFrame(columns)
+
+
+def are_runs(frame: pl.DataFrame) -> bool:
+    """Whether a frame from elsewhere is one of `from_rows`: these columns, of these types, and no others."""
+    import polars as pl
+
+    parts = {"params": pl.String, "tags": pl.String, "metrics": pl.Float64}
+    wanted = {name: pl.Int64 if name in TIMES else pl.String for name in INFOS}
+    kinds = (wanted.get(name) or parts.get(name.partition(".")[0]) for name in frame.columns)
+    return frame.columns[: len(INFOS)] == list(INFOS) and frame.dtypes == list(kinds)
 
 
 def ordered(frame: pl.DataFrame) -> pl.DataFrame:

@@ -76,9 +76,9 @@ def running(uri: str, experiment: str | None = None) -> list[Running]:
     path = sqlite_path(uri)
     if path is not None:
         return _in_sqlite(path, experiment) if path.is_file() else []
-    from tracking import server
+    from tracking.server import wants_client
 
-    if is_http(uri) and not server.wants_client():
+    if is_http(uri) and not wants_client():
         return list(_on_server(uri.rstrip("/"), experiment))
     return list(_by_client(uri, experiment))
 
@@ -96,11 +96,11 @@ def _in_sqlite(path: Path, experiment: str | None) -> list[Running]:
 
 
 def _on_server(uri: str, experiment: str | None) -> Iterator[Running]:
-    from tracking import server
+    from tracking.rest import pages
 
-    experiments = [item["experiment_id"] for item in server.pages(uri, "experiments", {}) if experiment in (None, item["name"])]
+    experiments = [item["experiment_id"] for item in pages(uri, "experiments", {}) if experiment in (None, item["name"])]
     asked = {"experiment_ids": experiments, "filter": "attributes.status = 'RUNNING'"}
-    for run in server.pages(uri, "runs", asked) if experiments else []:
+    for run in pages(uri, "runs", asked) if experiments else []:
         tags = {item["key"]: item.get("value", "") for item in run.get("data", {}).get("tags", [])}
         yield Running(run["info"]["run_id"], run["info"].get("run_name", ""), tags)
 

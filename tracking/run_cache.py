@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tracking.places import is_http, sqlite_path, state_folder, write_text
+from tracking.places import sqlite_path, state_folder, write_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -77,7 +77,7 @@ def write(folder: Path, experiment: str, frame: pl.DataFrame, seen: Any) -> None
 
 def forget(uri: str) -> None:
     """Make the next reading a full one: something was written that a tracker's answers would not show."""
-    if is_http(uri):
+    if sqlite_path(uri) is None:
         for card in folder_of(uri).glob("*.json"):
             card.unlink(missing_ok=True)
 

@@ -32,4 +32,7 @@ unset POSTGRES_PASSWORD
 names=()
 # A name that is not listed is refused (403): it keeps pages of other sites from calling the server through a browser.
 if [ -n "${DMKD_TRACKER_NAMES:-}" ]; then names=(--allowed-hosts "localhost,localhost:*,127.0.0.1,127.0.0.1:*,$DMKD_TRACKER_NAMES"); fi
-exec mlflow server --host "$host" --port "$port" --app-name basic-auth --artifacts-destination "$DMKD_ARTIFACTS" "${names[@]}"
+# MLflow does this itself for its own `basic-auth` alone: else a password that it refuses would end and restart its workers for ever.
+python -c 'from mlflow.server import auth; auth.get_flask_server_secret_key(); auth.bootstrap_admin_user()'
+# basic-auth with dmkd's route beside it (tracking/app.py), by which a leaderboard reads its runs at once.
+exec mlflow server --host "$host" --port "$port" --app-name dmkd-basic-auth --artifacts-destination "$DMKD_ARTIFACTS" "${names[@]}"

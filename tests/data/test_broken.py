@@ -127,7 +127,8 @@ def test_a_batch_is_what_it_would_be_without_the_rows_of_the_broken_picture(
     part = load(half(copy))
     with pytest.warns(UserWarning, match=f"left out of this run: .*{VICTIM}") as told:
         found = epoch(part, views, composition, workers=workers)
-    assert len(told) == 1
+    # Python 3.12 warns of processes that start from one with threads, as loading processes do.
+    assert len([warning for warning in told if not issubclass(warning.category, DeprecationWarning)]) == 1
     assert part.skipped == {"data/skipped": 1.0}
     shown = [(batch, theirs) for batch, theirs in zip(found, expected, strict=True)]
     assert any(len(batch.index) < 12 for batch, _ in shown)

@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -21,6 +19,7 @@ import psutil
 import pytest
 
 from tests.faults.drivers import SmallDriver, wait_for
+from tests.postgres import Postgres
 from tests.sweeps.nodes import BIN, Nodes, free_port
 
 pytestmark = pytest.mark.slow
@@ -43,7 +42,7 @@ class Tracker:
         self.uri = f"http://127.0.0.1:{self.ports['mlflow']}"
         self.login = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": self.secrets["MLFLOW_AUTH_ADMIN_PASSWORD"]}
         self.processes: list[subprocess.Popen[bytes]] = []
-        self._postgres()
+        self.postgres = Postgres(self.ports["postgres"], self.secrets["POSTGRES_PASSWORD"])
         self._s3()
         self._mlflow()
 
@@ -52,40 +51,6 @@ class Tracker:
         kept |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"} | environment
         with (self.folder / log).open("w") as file:
             self.processes.append(subprocess.Popen(command, cwd=self.folder, env=kept, stdout=file, stderr=file))
-
-    def _postgres(self) -> None:
-        """PostgreSQL does not run as root: then it runs as the user that its package makes."""
-        place = self.database = Path(tempfile.mkdtemp(prefix="dmkd-postgres"))  # pytest's folders are closed to that user
-        (place / "password").write_text(self.secrets["POSTGRES_PASSWORD"])
-        own: list[str] = []
-        if os.geteuid() == 0:
-            shutil.chown(place, "postgres")
-            shutil.chown(place / "password", "postgres")
-            own = ["runuser", "-u", "postgres", "--"]
-        data = str(place / "data")
-        made = [*own, program("initdb"), "-D", data, "-U", "mlflow", "-E", "UTF8", "--auth=scram-sha-256"]
-        subprocess.run([*made, f"--pwfile={place}/password"], check=True, capture_output=True, cwd="/")
-        port = ["-p", str(self.ports["postgres"]), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
-        self.start([*own, program("postgres"), "-D", data, *port], "postgres.log")
-        wait_for(lambda: "ready to accept connections" in (self.folder / "postgres.log").read_text(), 120)
-        self.sql("CREATE DATABASE mlflow", database="postgres")
-
-    def sql(self, text: str, database: str = "mlflow") -> str:
-        command = [
-            program("psql"),
-            "-h",
-            "127.0.0.1",
-            "-p",
-            str(self.ports["postgres"]),
-            "-U",
-            "mlflow",
-            "-d",
-            database,
-            "-Atc",
-            text,
-        ]
-        password = os.environ | {"PGPASSWORD": self.secrets["POSTGRES_PASSWORD"]}
-        return subprocess.run(command, check=True, capture_output=True, text=True, env=password).stdout
 
     def _s3(self) -> None:
         port = self.ports["s3"]
@@ -126,14 +91,7 @@ class Tracker:
                     with suppress(psutil.NoSuchProcess):
                         child.send_signal(signal.SIGTERM)
             process.wait(60)
-        shutil.rmtree(self.database, ignore_errors=True)
-
-
-def program(name: str) -> str:
-    found = shutil.which(name) or next((str(path) for path in sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))), "")
-    if not found:
-        pytest.skip(f"no {name} here: the package postgresql has it")
-    return found
+        self.postgres.close()
 
 
 def answers(url: str) -> bool:
@@ -196,8 +154,8 @@ def test_a_node_dies_half_way_and_nothing_is_lost_or_told(tmp_path: Path, pictur
     for line in ("killed", "dmkd leaderboard --experiment folder/killed"):
         assert line in sweep.log()
     # What PostgreSQL holds: every run FINISHED, every epoch of every run once.
-    assert tracker.sql("SELECT DISTINCT status FROM runs WHERE lifecycle_stage = 'active'").split() == ["FINISHED"]
-    rows = tracker.sql(
+    assert tracker.postgres.sql("SELECT DISTINCT status FROM runs WHERE lifecycle_stage = 'active'").split() == ["FINISHED"]
+    rows = tracker.postgres.sql(
         "SELECT run_uuid, count(*), count(DISTINCT step), max(step) FROM metrics "
         "WHERE key = 'cost/train_seconds' GROUP BY run_uuid"
     ).split()
@@ -234,6 +192,6 @@ def assert_no_secret(sweep: Sweep, nodes: Nodes, tracker: Tracker, keys: list[st
     contents = {str(path): path.read_bytes() for path in files}
     contents |= {key: tracker.store().get_object(Bucket="dmkd", Key=key)["Body"].read() for key in keys}
     for table in ("params", "tags", "runs", "experiments", "experiment_tags"):
-        contents[table] = tracker.sql(f"SELECT * FROM {table}").encode()
+        contents[table] = tracker.postgres.sql(f"SELECT * FROM {table}").encode()
     told = {name for name, content in contents.items() if any(secret in content for secret in planted)}
     assert told == set()

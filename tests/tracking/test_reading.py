@@ -13,12 +13,13 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from tracking import server as servers
+from tracking import rest
 from tracking.client import connect, ensure_experiment
 from tracking.errors import TrackingError
 from tracking.frames import dated, ordered
 from tracking.reading import load_outcomes, load_runs
-from tracking.server import Server, authorization
+from tracking.rest import authorization
+from tracking.server import Client, Server
 
 
 def fill(uri: str) -> None:
@@ -78,6 +79,7 @@ def test_sqlite_directly_and_through_the_client(database, monkeypatch):
     frame = load_runs(database)
     check(frame, peer)
     other = Server(database)
+    assert isinstance(other.source, Client)
     parts = [other.runs(name, place) for name, place in other.experiments().items()]
     assert frame.equals(dated(ordered(pl.concat(parts, how="diagonal"))))
     one = load_runs(database, "reading/one")
@@ -88,7 +90,7 @@ def test_sqlite_directly_and_through_the_client(database, monkeypatch):
 
 def test_server_page_by_page(filled, monkeypatch):
     peer = expected(filled, monkeypatch)
-    monkeypatch.setattr(servers, "PAGE", 2)
+    monkeypatch.setattr(rest, "PAGE", 2)
     frame = load_runs(filled).filter(pl.col("experiment").str.starts_with("reading/"))
     check(frame, peer)
     assert load_runs(filled, "reading/two")["experiment"].unique().to_list() == ["reading/two"]
@@ -97,7 +99,7 @@ def test_server_page_by_page(filled, monkeypatch):
 def test_a_server_with_a_login_of_its_own_is_read_by_mlflows_client(filled, monkeypatch):
     plain = load_runs(filled, "reading/one")
     monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "false")
-    monkeypatch.setattr(servers, "_post", lambda *_: pytest.fail("asked by our own request"))
+    monkeypatch.setattr(rest, "_post", lambda *_: pytest.fail("asked by our own request"))
     assert load_runs(filled, "reading/one").equals(plain)
 
 

@@ -16,8 +16,7 @@ from mlflow.entities import Metric, RunTag
 
 from benchmarks.many_runs import add_runs
 from tracking import database as databases
-from tracking import frames, run_cache
-from tracking import server as servers
+from tracking import frames, rest, run_cache
 from tracking.client import connect, ensure_experiment
 from tracking.looks import count_look
 from tracking.places import sqlite_path
@@ -188,14 +187,14 @@ def test_a_server_is_asked_for_what_may_have_changed(server, monkeypatch):
         if number != 2:
             client.set_terminated(run.info.run_id, "FINISHED", begin + 10_000_000 * number + 5_000)
     read: list[str] = []
-    page = servers.pages
+    page = rest.pages
 
     def pages(uri, kind, body):
         for item in page(uri, kind, body):
             read.append(item.get("info", {}).get("run_name", ""))
             yield item
 
-    monkeypatch.setattr(servers, "pages", pages)
+    monkeypatch.setattr(rest, "pages", pages)
 
     def reading() -> list[str]:
         read.clear()
