@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash
 
-.PHONY: help install quickstart test slow lint bench study search-curves ui lock clean
+.PHONY: help install quickstart test slow gpu lint bench study search-curves ui lock clean
 
 help:
 	@echo "make quickstart   install, run a small real sweep on real pictures, print the leaderboard"
-	@echo "make test         install, then lint, types and tests (make slow: the long ones)"
+	@echo "make test         install, then lint, types and tests (make slow: the long ones; make gpu: those that need a GPU)"
 	@echo "make bench        benchmarks, each a ratio against a named peer; the rows go to benchmarks/results.json (docs/performance.md)"
 	@echo "make study        do the papers' claims hold? (DATA=manifest.csv, default signs; ARMS='none msdf'; hours; resumes)"
 	@echo "make ui           MLflow's UI on loopback, on the runs of this folder"
@@ -39,6 +39,9 @@ test: lint
 
 slow: install
 	$(BIN)/python -m pytest -m slow
+
+gpu: install
+	$(BIN)/python -m pytest -m gpu
 
 bench: install
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; DMKD_BENCH_RESULTS=benchmarks/results.json $(BIN)/python $$file || exit 1; done

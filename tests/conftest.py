@@ -19,6 +19,12 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("DMKD_SHARE_PICTURES", "0")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Without `-m gpu` no test sees a GPU: bits are those of a CPU, clusters have what they are told of."""
+    if config.option.markexpr != "gpu" and Path("/dev/nvidiactl").exists():  # Ray takes an empty list for a count, too
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_features(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Stored teacher features of earlier test runs would hide what a change does to a teacher. Started processes inherit it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from dmkd.trainer import Training
 from tests.every_method import make_teacher, make_tree, tiny
 from tests.losses.test_modules import EVERY, label, unit
 from tests.models.test_families import FAMILIES, network, pictures
-from tests.waits import Waits, pretended_gpu
+from tests.waits import Waits, in_error_mode, needs_gpu, pretended_gpu
 
 GPU = torch.device("cuda")
 MASK = torch.tensor([True, False, True])
@@ -256,9 +255,6 @@ def add_all(terms: Terms, steps: list[dict[str, Tensor]]) -> None:
         terms.add(step)
 
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: what it would wait for was counted on the CPU")
-
-
 @needs_gpu
 def test_torch_counts_a_wait_on_a_gpu() -> None:
     x = torch.ones(3, device="cuda")
@@ -277,13 +273,3 @@ def test_a_step_on_a_gpu_waits_for_nothing(name: str, root: Path, teacher: Path)
         for _ in range(0, 120, len(batches)):
             training._steps(iter(batches), terms)
     assert all(math.isfinite(mean) for mean in terms.means().values())
-
-
-@contextmanager
-def in_error_mode() -> Iterator[None]:
-    """Torch raises for whatever it knows to wait for the GPU."""
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

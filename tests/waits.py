@@ -8,12 +8,15 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).parents[1]
 TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
@@ -23,6 +26,31 @@ UNTAGGED = {"_linalg_check_errors", "_assert_scalar", "is_nonzero", "multinomial
 BY_MASK = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
 """Indexing: a mask is waited for, since it is turned into positions; positions are where they lie elsewhere and are copied."""
 COPIES = {"_to_copy", "copy_"}
+
+
+ON_GPU = (
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and `make gpu`, which shows it"),
+)
+"""Marks of tests that `make gpu` runs, the only command that shows the tests a GPU."""
+
+
+def needs_gpu(test: T) -> T:
+    """The same for one test."""
+    first, second = ON_GPU
+    return first(second(test))
+
+
+@contextmanager
+def in_error_mode() -> Iterator[None]:
+    """Torch raises for whatever it knows to wait for the GPU."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 class Waits(TorchDispatchMode):

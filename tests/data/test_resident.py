@@ -22,7 +22,7 @@ from dmkd.data.views import Views
 from dmkd.errors import ConfigError, DataError
 from tests.cards import declare_card
 from tests.pictures import make_folder, sign_picture
-from tests.waits import COPIES, Waits
+from tests.waits import COPIES, Waits, in_error_mode, needs_gpu
 
 CPU = torch.device("cpu")
 VICTIM = "class_001/1-twemoji.png"
@@ -174,15 +174,12 @@ def test_the_host_waits_for_nothing_and_sends_a_few_numbers(
     assert not watched.found
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@needs_gpu
 def test_a_gpu_is_not_waited_for_and_shows_the_same(part: Pictures, held: ResidentPictures) -> None:
     views, card = Views(per_image=2, augmentation="crop_flip_jitter", mixup=0.2), resident.resident(part, torch.device("cuda"))
     epoch(part, views, card)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with in_error_mode():
         made = epoch(part, views, card)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     for ours, theirs in zip(made, epoch(part, views, held), strict=True):
         assert (255 * (ours.student.cpu() - theirs.student).abs()).mean() < 0.05
 

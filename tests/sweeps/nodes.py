@@ -33,6 +33,10 @@ def _addresses() -> list[str]:
     return [one.address for some in psutil.net_if_addrs().values() for one in some if one.family == socket.AF_INET]
 
 
+UNTOLD = ("RAY_ADDRESS", "CUDA_VISIBLE_DEVICES")
+"""A node joins the cluster that it is told of, and has the cards that are declared."""
+
+
 class Nodes:
     """A head, and nodes that are added to it. Close it."""
 
@@ -75,7 +79,7 @@ class Nodes:
         command = [*prefix, "ray", "start", "--block", *arguments, "--num-cpus", str(cpus), "--num-gpus", str(gpus)]
         command += ["--resources", f'{{"{name}": 1}}', "--object-store-memory", str(100 * 2**20)]
         command += ["--dashboard-agent-listen-port", str(free_port()), "--disable-usage-stats", "--node-name", name]
-        node = {key: value for key, value in self.environment.items() if key != "RAY_ADDRESS"} | more
+        node = {key: value for key, value in self.environment.items() if key not in UNTOLD} | more
         with (self.folder / f"{name}.log").open("w") as log:
             self.processes[name] = subprocess.Popen(command, cwd=ROOT, env=node, stdout=log, stderr=log)
 

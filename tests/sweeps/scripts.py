@@ -43,7 +43,7 @@ def run_script(path: Path, arguments: list[str]) -> tuple[int, str, str]:
 
 def run_apart(code: str, folder: Path, seconds: float) -> str:
     """Python code in a process of its own, which makes a Ray of its own; it gets `folder` as its argument. Its standard error."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "CUDA_VISIBLE"))}
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder)],
         env=kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
