@@ -26,6 +26,7 @@ from dmkd.optim import (
     parameter_groups,
     steps_per_epoch,
 )
+from tests.waits import pretended_gpu
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -285,6 +286,22 @@ def test_one_kernel_steps_as_the_plain_form_also_after_moments_came_back_in_anot
                 moments |= {key: value.contiguous() for key, value in moments.items() if isinstance(value, torch.Tensor)}
             optimizer = make_optimizer([{"params": [ours]}], optim)
             load_optimizer(optimizer, saved)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_moments_of_a_cpu_go_on_on_a_gpu(name: str) -> None:
+    """Also the count of steps, which a fused kernel reads on its own device (pretended: tensors without values)."""
+    net, optim = Tiny(), Optim(optimizer=name)
+    optimizer = make_optimizer(parameter_groups(net, [], optim), optim)
+    net.head.linear(net.backbone(torch.ones(2, 4))).sum().backward()
+    optimizer.step()
+    saved = optimizer.state_dict()
+    with pretended_gpu() as gpu:
+        there = make_optimizer(parameter_groups(net.to(gpu), [], optim), optim)
+        load_optimizer(there, saved)
+        found = [value for state in there.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    assert len(found) == sum(len(state) for state in saved["state"].values()) > 0
+    assert {value.device.type for value in found} == {"cuda"}
 
 
 def test_gradients_lie_as_their_parameters_do() -> None:

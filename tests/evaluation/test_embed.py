@@ -8,7 +8,10 @@ from torch import nn
 
 from dmkd.errors import DataError
 from dmkd.evaluation.embed import embed
-from dmkd.models.embedder import Features
+from dmkd.evaluation.multiscale import MultiScale
+from dmkd.models import Network
+from dmkd.models.embedder import Features, assemble
+from tests.waits import pretended_gpu
 
 
 class Net(nn.Module):
@@ -60,3 +63,15 @@ def test_modes_come_back_after_an_error_and_no_image_is_refused():
     assert modes(net) == before
     with pytest.raises(DataError, match="no image"):
         embed(Net(), [], "cpu")
+
+
+@pytest.mark.parametrize("scales", [(), (1.0, 0.5)])
+def test_rows_of_a_gpu_come_to_the_host(scales):
+    """On a pretended one, whose tensors have no values: one that lies elsewhere is an error."""
+    network = assemble(Network(backbone="timm/test_efficientnet", dim=8, resolution=32, pooling="gem", projection="conv"))
+    whole = MultiScale(network, scales)
+    with pretended_gpu() as gpu:
+        images = torch.rand(3, 3, 32, 32)
+        rows = embed(whole.to(gpu), [list(images)], gpu) if scales else embed(network.to(gpu), [images], gpu)
+    assert rows.device.type == "cpu"
+    assert rows.shape == (3, 8)
