@@ -158,8 +158,9 @@ class _Side:
                 return map_
             return self._join([part["feature_map"] for part in map(self._kept, passes) if part is not None])
 
-        self._last = ChunkedFeatures(joined["embedding"], joined["pooled"], stages, make_map)
-        return self._last
+        made = ChunkedFeatures(joined["embedding"], joined["pooled"], stages, make_map)
+        self._last = made if self._leaves else None  # a teacher's would hold its pictures on the device until the next step
+        return made
 
     def _kept(self, forward: Callable[[], Features | None]) -> dict[str, Tensor] | None:
         with torch.no_grad():
