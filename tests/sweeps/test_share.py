@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 
 import pytest
 import torch
@@ -46,6 +48,27 @@ def test_a_trial_that_asked_for_no_card_sees_none(given, seen):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1", "not a trial of Tune's"
     keep_to_share(PlacementGroupFactory([given]))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+
+
+def test_what_the_trial_before_left_on_the_card_is_given_back(held, monkeypatch):
+    class Network:
+        """Of a trial that is over, in a cycle."""
+
+    given_back = []
+    lost = Network()
+    lost.itself, left = lost, weakref.ref(lost)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given_back.append(left()))
+    resources = PlacementGroupFactory([{"CPU": 1, "GPU": 0.5}])
+    gc.disable()
+    try:
+        del lost
+        keep_to_share(resources)
+        assert left() is not None, "no card was used, nothing to give back"
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+        keep_to_share(resources)
+    finally:
+        gc.enable()
+    assert given_back == [None]
 
 
 def test_a_process_that_has_lost_its_card_takes_no_further_trial(monkeypatch):
