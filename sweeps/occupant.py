@@ -39,6 +39,8 @@ class Seen(TypedDict):
     images_per_second: float
     peak_mb: float
     """Most that PyTorch held of the card, MiB."""
+    used_mb: float
+    """What is taken of the card by now, by all of its processes: beside tensors each has kernels and a context there."""
     card_mb: float
     card: str
 
@@ -82,6 +84,13 @@ class Occupant:
         card = torch.cuda.get_device_properties(0)
         return torch.cuda.max_memory_reserved(0) / 2**20, card.total_memory / 2**20, str(card.name)
 
+    def used(self) -> float:
+        """MiB of the card that are taken, whoever has them."""
+        import torch
+
+        free, total = torch.cuda.mem_get_info(0)
+        return (total - free) / 2**20
+
     def steps(self) -> int:
         """Steps done since the last mark. Raises `SweepError` where the trial has failed."""
         if self._error:
@@ -96,9 +105,8 @@ class Occupant:
         """What was done since the mark, between the ends of its first and its last step."""
         times = list(self._times)
         peak, total, card = self.memory()
-        return Seen(
-            images_per_second=(len(times) - 1) * self._images / (times[-1] - times[0]), peak_mb=peak, card_mb=total, card=card
-        )
+        rate = (len(times) - 1) * self._images / (times[-1] - times[0])
+        return Seen(images_per_second=rate, peak_mb=peak, used_mb=self.used(), card_mb=total, card=card)
 
 
 class Card:

@@ -86,9 +86,14 @@ def fill(seats: Seats, most: int) -> Measured:
                 raise
             note = f"{len(probes) + 1} at once failed ({' '.join(str(error).split())[-300:]})"
             break
-        probes[len(probes) + 1] = Probe(sum(one["images_per_second"] for one in seen), max(one["peak_mb"] for one in seen))
+        probes[len(probes) + 1] = Probe(sum(one["images_per_second"] for one in seen), _each(seen))
         card, total = seen[0]["card"], seen[0]["card_mb"]
     return Measured(probes, card, total, choose_packing(probes, total), note)
+
+
+def _each(seen: Sequence[Seen]) -> float:
+    """MiB that a trial takes of the card: the most that one held, or its part of all that is taken, if that is more."""
+    return max(*(one["peak_mb"] for one in seen), max(one["used_mb"] for one in seen) / len(seen))
 
 
 def _full(probes: dict[int, Probe], total: float) -> str:

@@ -30,8 +30,10 @@ from tracking.reading import load_runs
 class Card:
     """A card by Amdahl's law: of a trial's time the part `serial` is the card's alone; all else overlaps with other trials."""
 
-    def __init__(self, serial: float, each_mb: float, total_mb: float, broken_at: int = 99) -> None:
+    def __init__(self, serial: float, each_mb: float, total_mb: float, broken_at: int = 99, beside_mb: float = 0) -> None:
         self.serial, self.each_mb, self.total_mb, self.broken_at = serial, each_mb, total_mb, broken_at
+        self.beside_mb = beside_mb
+        """What each process takes beside its tensors."""
         self.trials = 0
 
     def rate(self, count: int) -> float:
@@ -42,7 +44,11 @@ class Card:
         if self.trials >= self.broken_at:
             raise RuntimeError("CUDA out of memory")
         one = Seen(
-            images_per_second=self.rate(self.trials) / self.trials, peak_mb=self.each_mb, card_mb=self.total_mb, card="simulated"
+            images_per_second=self.rate(self.trials) / self.trials,
+            peak_mb=self.each_mb,
+            used_mb=self.trials * (self.each_mb + self.beside_mb),
+            card_mb=self.total_mb,
+            card="simulated",
         )
         return [one] * self.trials
 
@@ -57,6 +63,12 @@ def test_a_card_is_filled_to_where_it_serves_best(serial: float, each_mb: float)
     assert max(found.probes) <= max(fits)
     assert max(found.probes) <= found.packing.trials + 2
     assert found.note or len(found.probes) == 8
+
+
+def test_what_processes_take_beside_their_tensors_counts() -> None:
+    """Eight small trials would fill the card with their tensors to 8/9 of what may be had, and with their contexts beyond it."""
+    assert fill(Card(0.1, 2000, 20_000), 8).packing.trials == 8
+    assert fill(Card(0.1, 2000, 20_000, beside_mb=600), 8).packing.trials == 6
 
 
 def test_trials_that_do_not_go_together_are_none_too_few() -> None:
@@ -139,6 +151,9 @@ class Replaced(occupant.Occupant):
     def memory(self):
         Path(notes, f"{os.getpid()}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
         return 280.0, 1000.0, "simulated card"
+
+    def used(self):
+        return 280.0
 
     def seen(self):
         found = super().seen()
