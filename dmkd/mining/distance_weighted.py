@@ -40,9 +40,9 @@ def distance_weighted_probabilities(
     """
     check_batch(x, labels, ref_x, ref_labels)
     _, negative = class_masks(labels, ref_labels)
-    near = distances(x, ref_x).clamp_min(lower_cutoff)
-    logs = torch.where(negative, _log_weights(near, x.shape[1]), 0.0)
-    allowed = negative if upper_cutoff is None else negative & (near < upper_cutoff)
+    far = distances(x, ref_x)
+    logs = torch.where(negative, _log_weights(far.clamp(lower_cutoff, 2), x.shape[1]), 0.0)
+    allowed = negative if upper_cutoff is None else negative & (far < upper_cutoff)
     # Entries of weight 0 count with log-weight 0 in the maximum, as released: it decides how much `floor` weighs.
     logs = torch.where(allowed | ~negative, logs, -torch.inf)
     weights = torch.where(allowed, torch.exp(logs - logs.amax(dim=1, keepdim=True)), 0.0) if logs.numel() else logs

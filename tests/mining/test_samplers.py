@@ -80,6 +80,16 @@ def test_opposite_negatives_keep_the_probabilities_finite(dim: int, dtype: torch
         assert found[0, 2] > 0.99
 
 
+def test_distances_beyond_the_sphere_count_as_its_diameter() -> None:
+    """Rows that are not of unit length: the weight is known up to D = 2 alone, so all that lie farther weigh the same."""
+    x = torch.tensor([[0.0] * 5, [0.9, 0, 0, 0, 0], [2, 0, 0, 0, 0], [0, 3, 0, 0, 0], [0, 0, 40, 0, 0]], dtype=torch.float64)
+    found = distance_weighted_probabilities(x, torch.arange(5))
+    pole = np.finfo(float).eps
+    near, far = (-3 * math.log(d) - math.log(rest) for d, rest in ((0.9, 1 - 0.9**2 / 4), (2.0, pole)))
+    weights = np.exp(np.array([-np.inf, near, far, far, far]) - far)
+    np.testing.assert_allclose(found[0], weights / weights.sum(), rtol=1e-9)
+
+
 def test_upper_cutoff_leaves_far_negatives_out_and_falls_back_to_all() -> None:
     angles = torch.tensor([0.0, 0.1, 1.0, 3.0], dtype=torch.float64)
     x = torch.stack((angles.cos(), angles.sin()), dim=1)
