@@ -25,7 +25,7 @@ def make_student(config: Config, teacher: NoTeacher, device: torch.device) -> Em
     if wanted.checkpoint == "teacher":
         if teacher.network is None:
             raise ConfigError("student.checkpoint=teacher, but this method has no pretrained teacher to start from")
-        kept = {key: getattr(wanted, key) for key in ("resolution", "frozen_batchnorm", "frozen")}
+        kept = {key: getattr(wanted, key) for key in ("resolution", "interpolation", "frozen_batchnorm", "frozen")}
         student = teacher.network.clone(**kept)
     else:
         student = build_network(wanted)
@@ -99,6 +99,7 @@ def epoch_batches(
     *,
     epoch: int,
     tuples: Tensor | None,
+    filters: tuple[str, str] = ("bilinear", "bilinear"),
 ) -> Iterator[Batch]:
     """The batches of an epoch, at the student's and the teacher's resolution, to be put on `device`; see `training_batches`."""
     return training_batches(
@@ -113,6 +114,7 @@ def epoch_batches(
         tuples=tuples,
         labels=torch.from_numpy(parts.labels),
         crop_ratio=config.data.crop_ratio,
+        filters=filters,
         qualities=config.data.qualities,
         transform=config.data.transform,
         short_side=config.data.view_short_side,

@@ -115,6 +115,8 @@ def config_hash(config: Config) -> str:
         for key in keys:
             plain[part].pop(key)
     plain["teacher"].pop("features")
+    if not plain["student"]["interpolation"]:  # rows from before it keep their names
+        plain["student"].pop("interpolation")
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -121,7 +121,8 @@ class Training:
         self.objective.train()
         terms = Terms(self.device, self.epoch)
         sizes = self.resolution, self.teacher.resolution
-        batches = epoch_batches(self.config, self.parts, sizes, self.device, self.pictures, epoch=self.epoch, tuples=tuples)
+        shown = {"epoch": self.epoch, "tuples": tuples, "filters": self._filters()}
+        batches = epoch_batches(self.config, self.parts, sizes, self.device, self.pictures, **shown)  # type: ignore[arg-type]
         images = self._steps(batches, terms)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # the host runs ahead: it would stop the clock before the last steps are done
@@ -130,6 +131,11 @@ class Training:
         self.seconds += taken
         told = self.parts.label_counts | {"cost/images_per_second": images / taken}
         return terms.means() | {"train/lr": self.optimizer.param_groups[0]["lr"]} | told
+
+    def _filters(self) -> tuple[str, str]:
+        """Of the student's and of the teacher's test transform, which pictures that are not augmented see in training too."""
+        teacher = self.teacher.network or self.student
+        return self.student.preprocess.interpolation, teacher.preprocess.interpolation
 
     @cached_property
     def pictures(self) -> ResidentPictures | None:

@@ -23,12 +23,12 @@ from sweeps.tables import Line, Table, run_table
 
 NONE, DSD, MSD = (f"s2sd/T1/{{dataset}}/{method}/ms/128" for method in ("none", "dsd", "msd"))
 LARGE = Line(NONE, {"student.dim": 2048}, "A: teacher, 2048 dimensions")
-DIST = {"method.name": "kl", "method.weight": 50.0}
+DIST = Line(NONE, {"method.preset": "s2sd_two_stage"}, "A: Dist., two stages", LARGE, {"sop": {"method.weight": 5.0}})
 
 LINES = (
     Line(NONE, {}, "A: student"),
     LARGE,
-    Line(NONE, DIST, "A: Dist., two stages", LARGE),
+    DIST,
     Line(DSD, {}, "A: DSD"),
     Line(MSD, {}, "A: MSD"),
     Line("s2sd/T1/{dataset}/msdfa/ms/128", {}, "A: MSDFA"),

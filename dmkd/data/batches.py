@@ -110,6 +110,7 @@ def training_batches(
     tuples: Tensor | None = None,
     labels: Tensor | None = None,
     crop_ratio: float = 0.875,
+    filters: tuple[str, str] = ("bilinear", "bilinear"),
     qualities: tuple[Quality, Quality] = (CLEAN, CLEAN),
     transform: str = "centre_crop",
     short_side: int = 0,
@@ -119,11 +120,12 @@ def training_batches(
     """The batches of one epoch.
 
     `tuples` [n, M] are training positions (column 0 the anchor; a column of the anchor's class is a positive), wanted where
-    `batches.kind` is "tuples"; `labels` [N] replaces the part's own (noise; -1: withheld); `crop_ratio` serves
-    `augmentation="none"`, the test transform; so does `transform="max_side"`, under which pictures keep their own sizes and the
-    teacher's are not drawn; `qualities` are the student's and the teacher's; augmented views are cut from pictures reduced to
-    `short_side`, unless 0; `raw` leaves bytes as they are (but for mixup) and pins them, for a GPU to fetch and convert;
-    `pictures` are those of `part`, reduced to `short_side`, from which augmented views are made where they lie, by this process.
+    `batches.kind` is "tuples"; `labels` [N] replaces the part's own (noise; -1: withheld); `crop_ratio` and `filters`, the
+    student's and the teacher's, serve `augmentation="none"`, the test transform; so does `transform="max_side"`, under which
+    pictures keep their own sizes and the teacher's are not drawn; `qualities` are the student's and the teacher's; augmented
+    views are cut from pictures reduced to `short_side`, unless 0; `raw` leaves bytes as they are (but for mixup) and pins them,
+    for a GPU to fetch and convert; `pictures` are those of `part`, reduced to `short_side`, from which augmented views are made
+    where they lie, by this process.
     Rows that would show a broken picture are left out, tuples that have one among their members too, and a batch of which less
     than two pictures remain: `part.broken` names them.
     Raises `DataError`: more than half of the pictures are broken; too few pictures or classes; `ConfigError` where a degradation
@@ -136,7 +138,7 @@ def training_batches(
         part, batches, known, None if tuples is None else tuples.numpy().astype(np.int64), generator(seed, epoch, PLAN)
     )
     size = teacher_resolution if views.teacher else None
-    wanted = part, views, student_resolution, size, (seed, epoch), crop_ratio, qualities, short_side, raw
+    wanted = part, views, student_resolution, size, (seed, epoch), crop_ratio, qualities, short_side, raw, filters
     maker = RowMaker(*wanted) if pictures is None else DeviceRowMaker(*wanted, pictures=pictures)
     whole = transform == "max_side" and views.augmentation == "none"
     sized = SizedRows(part, student_resolution, qualities[0]) if whole else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +34,17 @@ Place = tuple[int, int]
 """Position in the epoch, view: what a view's draws are keyed with, beside the seed and the epoch."""
 
 
+class Look(NamedTuple):
+    """How one side sees a picture."""
+
+    stream: int
+    """Of its draws."""
+    size: int
+    quality: Quality
+    interpolation: str
+    """Filter of the test transform; empty: pictures are augmented."""
+
+
 @dataclass(frozen=True, eq=False)
 class RowMaker:
     """Views of a training part's pictures, at the student's and at the teacher's size."""
@@ -50,31 +62,35 @@ class RowMaker:
     """Of pictures that augmented views are cut from (0: as they are)."""
     raw: bool = False
     """Give uint8 in 0 .. 255, where nothing is mixed."""
+    filters: tuple[str, str] = ("bilinear", "bilinear")
+    """The student's, the teacher's, of pictures that are not augmented."""
 
     def images(self, index: Labels, places: Sequence[Place]) -> tuple[Tensor, Tensor | None]:
         """[R, 3, s, s] and [R, 3, t, t] float32 in [0, 1]; one tensor twice where both are the same."""
-        rows, (own, other) = list(zip(index.tolist(), places, strict=True)), self.qualities
-        student = self._stacked(rows, VIEW, self.student_size, own)
+        rows = list(zip(index.tolist(), places, strict=True))
+        filters = self.filters if self.views.augmentation == "none" else ("", "")
+        own = Look(VIEW, self.student_size, self.qualities[0], filters[0])
+        student = self._stacked(rows, own)
         if self.teacher_size is None:
             return student, None
-        if self.views.coupled and self.teacher_size == self.student_size and own == other:
-            return student, student
-        return student, self._stacked(rows, VIEW if self.views.coupled else TEACHER_VIEW, self.teacher_size, other)
+        stream = VIEW if self.views.coupled else TEACHER_VIEW
+        other = Look(stream, self.teacher_size, self.qualities[1], filters[1])
+        return student, student if other == own else self._stacked(rows, other)
 
-    def _stacked(self, rows: Sequence[tuple[int, Place]], stream: int, size: int, quality: Quality) -> Tensor:
+    def _stacked(self, rows: Sequence[tuple[int, Place]], look: Look) -> Tensor:
         """The views of all rows; mixup's partner and weight are the same at both sizes, but where views are uncoupled."""
-        views = [self._view(position, place, stream, size, quality) for position, place in rows]
+        views = [self._view(position, place, look) for position, place in rows]
         if self.raw and self.views.mixup == 0:
             return torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
         own = to_unit(views)
         if self.views.mixup == 0:
             return torch.from_numpy(own)
-        mixed = self._mixed([place for _, place in rows], stream)
+        mixed = self._mixed([place for _, place in rows], look.stream)
         if self.views.mixup_partner == "next":
             partners = np.roll(own, -self.views.per_image, axis=0)
         else:
             shown = zip(mixed, rows, strict=True)
-            partners = to_unit([self._view(partner, place, stream, size, quality) for (partner, _), (_, place) in shown])
+            partners = to_unit([self._view(partner, place, look) for (partner, _), (_, place) in shown])
         weight = np.array([weight for _, weight in mixed], dtype=np.float32).reshape(-1, 1, 1, 1)
         return torch.from_numpy(weight * own + (1 - weight) * partners)
 
@@ -90,12 +106,13 @@ class RowMaker:
         drawn = [[partner for partner, _ in self._mixed(places, stream)] for stream in streams]
         return list(zip(*drawn, strict=True))
 
-    def _view(self, position: int, place: Place, stream: int, size: int, quality: Quality) -> Pixels:
-        draw = draw_view(self.views, generator(*self.key, stream, *place))
+    def _view(self, position: int, place: Place, look: Look) -> Pixels:
+        draw, quality = draw_view(self.views, generator(*self.key, look.stream, *place)), look.quality
         if draw is None:
-            view = centre_view(Image.fromarray(_open(self.part, position, quality)), size, self.crop_ratio)
+            picture = Image.fromarray(_open(self.part, position, quality))
+            view = centre_view(picture, look.size, self.crop_ratio, look.interpolation)
         else:
-            view = apply_view(_open(self.part, position, quality, self.short_side), draw, size)
+            view = apply_view(_open(self.part, position, quality, self.short_side), draw, look.size)
         return degrade(view, quality.degraded_size) if quality.degraded_size else view
 
 

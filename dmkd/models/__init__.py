@@ -23,6 +23,9 @@ class Network:
     """To `dim`: a linear layer after the pooling, or AML's 1x1 convolution and ReLU before it (embeddings then are >= 0)."""
     resolution: Annotated[int, Limit(minimum=16, maximum=4096), Choice((112, 160, 224))] = 224
     """Side of the square crop in training and test, pixels."""
+    interpolation: Annotated[str, OneOf(("", "bilinear", "bicubic", "lanczos"))] = ""
+    """Filter (antialiased) of the test transform, saved with the network: lanczos in RAML's released code; empty: bilinear, or
+    that of the checkpoint started from. Augmented views are bilinear in any case."""
     frozen_batchnorm: bool = True
     """Running statistics stay as they are; scale and shift still train. Without effect where there is none (ViT, ConvNeXt)."""
     frozen: tuple[str, ...] = ()

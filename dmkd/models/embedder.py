@@ -90,7 +90,7 @@ class EmbeddingNet(nn.Module):
     def __init__(self, network: Network, backbone: Backbone, preprocess: Preprocess) -> None:
         super().__init__()
         self.network = network
-        self.preprocess = preprocess
+        self.preprocess = network_preprocess(network, preprocess)
         self.normalize = Normalize(preprocess)
         self.backbone = backbone
         self.head = Head(backbone.channels, network.pooling, network.dim, network.projection)
@@ -134,12 +134,19 @@ class EmbeddingNet(nn.Module):
     def clone(self, **changes: Any) -> EmbeddingNet:
         """An independent copy in training mode, same weights and preprocessing, trainable but for `network.frozen`.
 
-        `changes` are fields of `network` that leave the parameters as they are: `resolution`, `frozen_batchnorm`, `frozen`.
+        `changes` are fields of `network` that leave the parameters as they are: `resolution`, `interpolation`,
+        `frozen_batchnorm`, `frozen`.
         """
         twin = copy.deepcopy(self)
         twin.network = dataclasses.replace(self.network, **changes)
+        twin.preprocess = network_preprocess(twin.network, self.preprocess)
         twin.freeze()
         return twin.train()
+
+
+def network_preprocess(network: Network, preprocess: Preprocess) -> Preprocess:
+    """`preprocess` with the filter that `network` asks for, if it does."""
+    return dataclasses.replace(preprocess, interpolation=network.interpolation or preprocess.interpolation)
 
 
 def assemble(network: Network, preprocess: Preprocess | None = None) -> EmbeddingNet:

@@ -34,11 +34,13 @@ def plan(row: Row) -> Plan:
         "student.dim": row.dim,
         "student.pooling": "gem",
         "student.resolution": row.resolution,
+        "student.interpolation": "lanczos",
         "student.frozen_batchnorm": True,
         "evaluation.average_precision": "trapezoidal",
     }
+    held_out = {"data.validation": 0.5, "data.validation_order": "sorted"}
     training = {"optim.epochs": 200, "optim.optimizer": "adamw", "optim.weight_decay": 1e-6, "optim.schedule": "one_cycle"}
-    return (_teacher if row.method == "teacher" else _student)(row, pictures(row) | network | training)
+    return (_teacher if row.method == "teacher" else _student)(row, pictures(row) | held_out | network | training)
 
 
 def _teacher(row: Row, values: Values) -> Plan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
@@ -23,6 +23,8 @@ class Line:
     """What the board calls it; empty: what the key says beyond paper, table and data set."""
     teacher: Line | None = None
     """Another teacher than the row's own."""
+    on: Mapping[str, Values] = field(default_factory=dict)
+    """Data set -> what is changed there beside `changes`."""
 
     @property
     def name(self) -> str:
@@ -103,4 +105,5 @@ def _written_out(stated: Line | str, dataset: str) -> list[Line]:
 
 def _placed(line: Line, dataset: str) -> Line:
     teacher = _placed(line.teacher, dataset) if line.teacher else None
-    return replace(line, key=line.key.replace("{dataset}", dataset), teacher=teacher)
+    changes = line.changes | line.on.get(dataset, {})
+    return replace(line, key=line.key.replace("{dataset}", dataset), changes=changes, teacher=teacher, on={})

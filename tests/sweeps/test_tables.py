@@ -93,6 +93,15 @@ def test_a_changed_row_has_no_printed_number_and_an_unchanged_one_has() -> None:
     assert len({entry.id for entry in ablation.values()}) == len(ablation) == 31
 
 
+@pytest.mark.parametrize(("dataset", "weight"), [("cub200", 50.0), ("cars196", 50.0), ("sop", 5.0)])
+def test_two_stage_distillation_is_weighted_as_dsd_is(dataset: str, weight: float) -> None:
+    """Its kernel has the data set's gamma, and its base loss the half that Eq. 4 leaves it (`dmkd.distill.baselines`)."""
+    figure = {entry.label: flatten(entry.config) for entry in made("s2sd_figure3", dataset)}
+    shown = [figure["A: Dist., two stages"][f"method.{key}"] for key in ("name", "weight", "metric", "temperature")]
+    assert shown == ["two_stage", weight, 0.5, 1.0]
+    assert figure["A: DSD"]["method.weight"] == weight
+
+
 def test_a_figure_on_validation_classes_holds_them_out_of_the_teacher_too() -> None:
     rows = made("yu_figure4")
     assert {entry.config.data.validation for entry in rows} == {0.2}
