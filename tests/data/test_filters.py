@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,18 +15,21 @@ from torch import Tensor
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 from torchvision.transforms.functional import pil_to_tensor
 
+from dmkd import assembly
 from dmkd.checkpoint import load_model, read_info, save_model
 from dmkd.config import UNNAMED, Config, config_hash
 from dmkd.data import Data
-from dmkd.data.batches import Batches, training_batches
+from dmkd.data.batches import Batch, Batches, training_batches
 from dmkd.data.datasets import Pictures, load_dataset
 from dmkd.data.views import Views
+from dmkd.distill import PRESETS
 from dmkd.errors import ConfigError
 from dmkd.evaluation import Evaluation
 from dmkd.evaluation.measure import Measure, Side
 from dmkd.models import Network
 from dmkd.models.embedder import build_network
 from dmkd.space import override, to_dict
+from dmkd.trainer import fit
 from sweeps.papers import recipes
 from tests.pictures import make_folder
 
@@ -86,6 +91,27 @@ def test_what_starts_from_a_checkpoint_keeps_its_filter_unless_told(tmp_path: Pa
     cloned = [teacher.clone(interpolation=name).preprocess.interpolation for name in ("", "bilinear")]
     assert [kept.interpolation, told.interpolation, *cloned] == ["lanczos", "bicubic", "lanczos", "bilinear"]
     assert teacher.preprocess.interpolation == "lanczos"
+
+
+def test_a_run_trains_by_the_filters_of_its_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_folder(tmp_path / "signs", classes=8, size=48)
+    teacher = build_network(small(interpolation="bicubic"))
+    save_model(teacher, tmp_path / "teacher", resolution=SIZE)
+    told: list[object] = []
+
+    def noted(*given: Any, **options: Any) -> Iterator[Batch]:
+        told.append(options["filters"])
+        return training_batches(*given, **options)
+
+    monkeypatch.setattr(assembly, "training_batches", noted)
+    student = {f"student.{key}": value for key, value in vars(small(interpolation="lanczos")).items()}
+    method = {"method": PRESETS["raml_ts_reg"], "method.batches.size": 4, "teacher.checkpoint": str(tmp_path / "teacher")}
+    run = {"data.root": str(tmp_path / "signs"), "data.validation": 0.0, "optim.epochs": 1}
+    _ = list(fit(override(Config(), student | method | run), device="cpu"))
+    _ = list(
+        fit(override(Config(), student | run | {"method.views.augmentation": "none", "method.batches.size": 4}), device="cpu")
+    )
+    assert told == [("lanczos", "bicubic"), ("lanczos", "lanczos")]
 
 
 def test_rows_from_before_the_option_keep_their_names() -> None:
