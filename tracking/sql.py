@@ -106,7 +106,7 @@ def _values(connection: Any, part: str, members: Any) -> pl.DataFrame:
     numbers = part == "metrics"
     value = sa.case((table.c.is_nan == sa.true(), sa.null()), else_=table.c.value) if numbers else table.c.value
     kinds = {"run_id": pl.String, "key": pl.String, "value": pl.Float64 if numbers else pl.String}
-    fetch = _at_once if connection.dialect.name == "postgresql" else _by_row
+    fetch = _by_run if connection.dialect.name == "postgresql" else _by_row
     long = fetch(connection, (table.c.run_uuid, table.c.key, value), table.c.run_uuid.in_(members), kinds)
     return by_key(long.with_columns(as_logged(long["value"])) if numbers else long, part)
 
@@ -117,14 +117,13 @@ def _by_row(connection: Any, columns: Any, chosen: Any, kinds: dict[str, Any]) -
     return from_tuples(connection.execute(sa.select(*columns).where(chosen)), kinds)
 
 
-def _at_once(connection: Any, columns: Any, chosen: Any, kinds: dict[str, Any]) -> pl.DataFrame:
-    """The same, each column as one JSON array, of which Python makes no objects; it prints floats without loss."""
+def _by_run(connection: Any, columns: Any, chosen: Any, kinds: dict[str, Any]) -> pl.DataFrame:
+    """The same by JSON arrays, a row a run: Python makes no object of a value, and PostgreSQL prints floats without loss."""
     import polars as pl
     import sqlalchemy as sa
 
-    arrays = [sa.cast(sa.func.json_agg(column), sa.Text) for column in columns]
-    texts = connection.execute(sa.select(*arrays).where(chosen)).one()
-    if texts[0] is None:
-        return pl.DataFrame(schema=kinds)
-    decoded = zip(kinds.items(), texts, strict=True)
-    return pl.DataFrame([pl.Series(name, [text]).str.json_decode(pl.List(kind)).explode() for (name, kind), text in decoded])
+    run, *parts = columns
+    arrays = [sa.cast(sa.func.json_agg(part), sa.Text) for part in parts]
+    rows = from_tuples(connection.execute(sa.select(run, *arrays).where(chosen).group_by(run)), dict.fromkeys(kinds, pl.String))
+    decoded = [pl.col(name).str.json_decode(pl.List(kind)) for name, kind in list(kinds.items())[1:]]
+    return rows.with_columns(decoded).explode("key", "value")
