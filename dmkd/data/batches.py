@@ -70,12 +70,14 @@ class Batch:
     """[R, 2] height and width of each picture in the upper left corner of `student`; None: all of it is picture."""
 
     def to(self, device: torch.device, *, channels_last: bool = False) -> Batch:
-        """The batch on `device`, its images float32 in the memory format that convolutions there prefer."""
+        """The batch on `device`, its images float32 in the memory format that convolutions there prefer.
+
+        Where student and teacher see one tensor, it goes there once.
+        """
         form = torch.channels_last if channels_last else torch.contiguous_format
-        images = {
-            name: None if view is None else _unit(view.to(device, memory_format=form, non_blocking=True))
-            for name, view in (("student", self.student), ("teacher", self.teacher))
-        }
+        views = {id(view): view for view in (self.student, self.teacher) if view is not None}
+        there = {key: _unit(view.to(device, memory_format=form, non_blocking=True)) for key, view in views.items()}
+        images = {name: there.get(id(view)) for name, view in (("student", self.student), ("teacher", self.teacher))}
         rest = {name: getattr(self, name) for name in ("labels", "index", "view", "role", "tuples")}
         moved = {name: None if value is None else value.to(device, non_blocking=True) for name, value in rest.items()}
         return Batch(**images, **moved, sizes=self.sizes)  # type: ignore[arg-type]
@@ -83,8 +85,8 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The batch, but for what lies on a device, in memory that a GPU copies from by itself (torch's loader calls it)."""
         here = {name: value for name, value in vars(self).items() if isinstance(value, Tensor) and value.device.type == "cpu"}
-        tensors = {name: value.pin_memory() for name, value in here.items()}
-        return replace(self, **tensors)
+        pinned = {key: value.pin_memory() for key, value in {id(value): value for value in here.values()}.items()}
+        return replace(self, **{name: pinned[id(value)] for name, value in here.items()})
 
 
 def _unit(images: Tensor) -> Tensor:

@@ -207,6 +207,20 @@ def test_views_may_be_cut_from_reduced_pictures(signs: Pictures) -> None:
         epoch(signs, views, short_side=60, qualities=(Quality(), Quality(boxes=True)))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_both_networks_see_is_pinned_and_sent_once(signs: Pictures, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pinning wants a GPU: a copy stands for it."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone())
+    for size, together in ((24, True), (48, False)):
+        batch = epoch(signs, Views(per_image=2), teacher_resolution=size, raw=True, workers=workers)[0]
+        pinned = batch.pin_memory()
+        sent = pinned.to(torch.device("cpu"))
+        for one in (batch, pinned, sent):
+            assert (one.teacher is one.student) == together
+        assert equal(sent, batch.to(torch.device("cpu")))
+        assert pinned.student is not batch.student
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_raw_batches_are_bytes_that_become_the_same_numbers(signs: Pictures, workers: int, channels_last: bool) -> None:
