@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dmkd.checkpoint import load_model, read_info
@@ -21,7 +20,7 @@ from dmkd.data import LANDMARKS
 from dmkd.errors import ConfigError
 from dmkd.evaluation.measure import Measure, Side
 from dmkd.evaluation.protocol import Outcomes
-from dmkd.run import evaluation_config, measure_of
+from dmkd.run import best_device, evaluation_config, measure_of
 
 OLD, NEW = "old", "new"
 
@@ -65,7 +64,7 @@ class Compatibility:
         if config.data.name in LANDMARKS:
             raise ConfigError(f"{config.data.name}: a landmark test set has no one gallery; give --dataset with classes")
         self.split, self._data = split, config.data
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = best_device()
         self._evaluation = config.evaluation
         self._made: dict[Any, Tensor] = {}
 

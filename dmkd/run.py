@@ -114,7 +114,7 @@ def evaluate_checkpoint(
     _check_asked(changes or {}, [*resolutions, *gallery_resolutions])
     network, info = load_model(folder)
     config = evaluation_config(folder, changes)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     student = Side(network.to(device).eval(), int(info["resolution"]))
     galleries = {False: student} if gallery is None or gallery_resolutions else {}
     if gallery is not None:
@@ -131,6 +131,11 @@ def evaluate_checkpoint(
     if resolutions or gallery_resolutions:
         return found
     return {re.sub(r"_q\d+_g\d+/", "/", key, count=1): value for key, value in found.items()}
+
+
+def best_device() -> torch.device:
+    """Where networks are measured: on the GPU of this machine, if it has one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def evaluation_config(folder: Path, changes: Mapping[str, Any] | None = None) -> Config:
