@@ -37,6 +37,16 @@ def keep_to_share(resources: PlacementGroupFactory | None) -> None:
         torch.cuda.set_per_process_memory_fraction(memory_share(gpus))
 
 
+def no_card(resources: PlacementGroupFactory | None) -> dict[str, str]:
+    """A tag for a trial that was given a card, or a share of one, and trains on the CPU, for torch sees none; else nothing."""
+    import torch
+
+    gpus = float(resources.required_resources.get("GPU", 0.0)) if resources else 0.0
+    if not gpus or torch.cuda.is_available():
+        return {}
+    return {"dmkd.device": f"CPU: Ray gave it {gpus:g} of a card, and torch sees none there (`dmkd doctor` says why)"}
+
+
 def card_lost() -> bool:
     """Whether an earlier trial of this process has left it without its card: after an error inside a kernel (an index out of
     range, a memory error) every call fails until the process ends, and so would every trial that Tune puts into it."""

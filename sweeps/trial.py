@@ -21,7 +21,7 @@ from sweeps.folder import STOPPED, add_history, add_progress, keep_best, read_do
 from sweeps.memory import Careful
 from sweeps.naming import log_datasets, log_outcome, open_run
 from sweeps.rows import settled
-from sweeps.share import card_lost, keep_to_share, share_pictures
+from sweeps.share import card_lost, keep_to_share, no_card, share_pictures
 from sweeps.shared import Shared
 from sweeps.signals import Notice, Preempted, grace
 from sweeps.stopwatch import costs
@@ -81,7 +81,8 @@ class Trial(tune.Trainable):
         with self._fence().writing():
             refusal = self.attempts.begin(self.shared.driver)
             (self.folder / STOPPED).unlink(missing_ok=True)
-        self.run = open_run(self.shared, settings, job, self._fence().allowed)
+        tagged = {**job, "tags": {**job["tags"], **no_card(self.trial_resources)}}
+        self.run = open_run(self.shared, settings, tagged, self._fence().allowed)
         if refusal:
             raise SweepError(refusal)
         self.shared.storage.fetch(settings.teacher.checkpoint, settings.student.checkpoint)

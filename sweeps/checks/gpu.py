@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 ROOT = Path(__file__).resolve().parents[2]
+DRIVER = Path("/dev/nvidiactl")
 SECONDS = 120
 """A first use of CUDA loads hundreds of megabytes."""
 
@@ -56,13 +57,15 @@ def find_gpus() -> Gpus:
         return Gpus(cards=[], built_for=[], torch=f"the GPU did not answer for {SECONDS} s", faiss="")
 
 
-def look() -> Gpus:
-    """The same in this process."""
+def look(driver: Path = DRIVER) -> Gpus:
+    """The same in this process. `driver`: what is there where a driver is, so that torch has a reason to see no card."""
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     cards = [_card(torch, number) for number in range(count)]
     found = Gpus(cards=cards, built_for=list(torch.cuda.get_arch_list()) if count else [], torch="", faiss="")
+    if not count and driver.exists():
+        found["torch"] = _reason(torch.cuda.init)
     if count:
         found["torch"] = _reason(lambda: float(torch.ones(8, 8, device="cuda").mm(torch.ones(8, 8, device="cuda")).sum()))
         found["faiss"] = _reason(_search)

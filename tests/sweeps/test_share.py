@@ -11,7 +11,7 @@ import torch
 from ray.tune import PlacementGroupFactory
 
 from dmkd.packing import RESERVE
-from sweeps.share import card_lost, keep_to_share
+from sweeps.share import card_lost, keep_to_share, no_card
 from sweeps.trial import Trial
 
 
@@ -48,6 +48,14 @@ def test_a_trial_that_asked_for_no_card_sees_none(given, seen):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1", "not a trial of Tune's"
     keep_to_share(PlacementGroupFactory([given]))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+
+
+def test_a_card_that_torch_does_not_see_is_told(held, monkeypatch):
+    given = PlacementGroupFactory([{"CPU": 1, "GPU": 0.5}])
+    assert no_card(given) == {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "Ray gave it 0.5 of a card, and torch sees none" in no_card(given)["dmkd.device"]
+    assert no_card(PlacementGroupFactory([{"CPU": 1}])) == no_card(None) == {}
 
 
 def test_what_the_trial_before_left_on_the_card_is_given_back(held, monkeypatch):

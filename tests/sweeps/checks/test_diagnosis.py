@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sweeps.checks import gpu
 from sweeps.checks.diagnosis import clocks, code, gpus, node_lines, versions
@@ -83,6 +84,21 @@ def test_a_library_that_ends_its_process_is_a_line(tmp_path: Path, monkeypatch: 
     assert "torch cannot compute on Newest (sm_121); it was built for sm_80 sm_90 (no kernel image is available" in line.text
     (tmp_path / "torch.py").write_text("import os; os.abort()")
     assert find_gpus()["torch"] == "the look at the GPU ended with status -6"
+
+
+def test_a_card_that_torch_cannot_start_has_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old driver, say: torch then says that there is no card, and why only where it is asked to begin."""
+
+    def old() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12040).")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", old)
+    assert gpu.look(tmp_path / "nothing")["torch"] == ""
+    found = gpu.look(tmp_path)
+    assert found["cards"] == []
+    line = gpus([_with(answer("one", gpus=1.0), found)])[0]
+    assert "The NVIDIA driver on your system is too old (found version 12040).: look at nvidia-smi there" in line.text
 
 
 def test_a_look_that_cannot_begin_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
