@@ -49,6 +49,8 @@ class Plan:
     selection: str = ""
     notes: tuple[str, ...] = ()
     reason: str = ""
+    final: Values = field(default_factory=dict)
+    """What holds where all training classes train, and not in a search."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Recipe:
         if self.config is None:
             raise ValueError(f"{self.key}: {self.reason}")
         held_out = {} if self.config.evaluation.landmarks else {"data.validation": 0.0}
-        return override(self.config, {"evaluation.test": True} | held_out)
+        return override(self.config, self.plan.final | {"evaluation.test": True} | held_out)
 
 
 def data_set(name: str, otherwise: str) -> Values:

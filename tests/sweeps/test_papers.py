@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import ceil
 
 import pytest
 import torch
 
 from dmkd.config import from_yaml, to_yaml
+from dmkd.data.samplers import epoch_length
 from dmkd.distill.base import Shapes
 from dmkd.models.backbones import check_name
 from dmkd.space import flatten, override, search_space
@@ -219,6 +221,14 @@ def test_a_row_of_unaugmented_pictures_has_its_own_start() -> None:
     assert recipe("raml/T4/cub200/raml/none/512/init=teacher@224").start == "raml/T2/cub200/teacher/triplet/512/224"
     imagenet = recipe("raml/T4/cub200/raml/none/512/init=imagenet")
     assert (imagenet.start, imagenet.config and imagenet.config.student.checkpoint) == ("", "")
+
+
+@pytest.mark.parametrize(("dataset", "train", "half"), [("cub200", 5864, 2932), ("cars196", 8054, 4027), ("sop", 59551, 29775)])
+def test_an_epoch_of_raml_is_at_most_8000_pictures_and_at_most_one_pass(dataset: str, train: int, half: int) -> None:
+    made = recipe(f"raml/T2/{dataset}/raml/none/512/224")
+    assert made.config is not None
+    for config, pictures in ((made.final, train), (made.config, half)):
+        assert epoch_length(config.method.batches, pictures, 2) == ceil(min(8000, pictures) / 8)
 
 
 def test_an_unknown_key_names_the_nearest() -> None:
