@@ -47,6 +47,7 @@ class Optim:
     clip: Annotated[float, Limit(minimum=0)] = 0.0
     """Largest gradient norm; 0: no clipping."""
     precision: Annotated[str, OneOf(("fp32", "bf16", "fp16"))] = "fp32"
+    """On a GPU convolutions in fp32 round their input to 10 bits (TF32), as is torch's default; matrix products do not."""
     channels_last: bool = True
 
 
