@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -168,11 +168,19 @@ def collect(row: dict[str, Any]) -> None:
 def here() -> dict[str, Any]:
     """Versions, machine, commit and time that a row belongs to."""
     return {
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES},
         "machine": machine(),
         "commit": commit(),
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def installed(name: str) -> str:
+    """The version of a package; none where another stands for it, or it is not needed (faiss-cpu, Ray)."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
 
 
 def machine() -> str:
@@ -225,5 +233,5 @@ def _status(key: str) -> int:
 
 def heading() -> None:
     """Which machine and versions the ratios belong to."""
-    found = ", ".join(f"{name} {version(name)}" for name in PACKAGES[:4])
+    found = ", ".join(f"{name} {installed(name)}" for name in PACKAGES[:4])
     print(f"python {platform.python_version()}, {found}; {machine()}; commit {commit()}", flush=True)
