@@ -76,7 +76,7 @@ class AsymmetricObjective(Objective):
         if self.stored is None:
             self.stored = context.embed(torch.arange(len(context.labels)), "teacher").to(self.place.device)
         stored, self.labels = self.stored, context.labels.to(self.place.device)
-        return self.method.draw_tuples(context, lambda positions: stored[positions].cpu())
+        return self.method.draw_tuples(context, stored.__getitem__, self.place.device)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Named terms; see the class."""

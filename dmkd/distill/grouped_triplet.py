@@ -72,11 +72,15 @@ class GroupedTripletObjective(Objective):
         groups = _draw_groups(labels, method.batches.images_per_class, generator)
         pool, anchors = draw_pool(labels, method.pool, generator), groups.flatten()
         needed, place = torch.unique(torch.cat((anchors, pool)), return_inverse=True)
-        rows = context.embed(needed, "student")[place]
-        split = len(anchors)
-        options = {"count": method.negative_count, "floor": method.floor, "generator": generator}
-        drawn = weighted_negatives(rows[:split], rows[split:], labels[anchors], labels[pool], **options)  # type: ignore[arg-type]
-        return torch.cat((groups, pool[drawn].view(len(groups), -1)), dim=1)
+        rows, split, device = context.embed(needed, "student")[place], len(anchors), self.place.device
+        sides = rows[:split], rows[split:], labels[anchors], labels[pool]
+        options = {"count": method.negative_count, "floor": method.floor}
+        drawn = weighted_negatives(
+            *(side.to(device) for side in sides),
+            generator=generator if device.type == "cpu" else seeded(context, device),
+            **options,  # type: ignore[arg-type]
+        )
+        return torch.cat((groups, pool[drawn.cpu()].view(len(groups), -1)), dim=1)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Named terms; see the class."""

@@ -44,7 +44,7 @@ class SymmetricObjective(Objective):
 
     def on_epoch(self, context: EpochContext) -> Tensor:
         """[n, M] training positions of the epoch's tuples: anchor, positive, negatives."""
-        return self.method.draw_tuples(context, partial(context.embed, network="student"))
+        return self.method.draw_tuples(context, partial(context.embed, network="student"), self.place.device)
 
     def forward(self, step: Step) -> dict[str, Tensor]:
         """Named terms; see the class."""

@@ -18,7 +18,7 @@ from dmkd.mining import hard_negatives
 from dmkd.space import Limit, OneOf, Range
 
 Embed = Callable[[Tensor], Tensor]
-"""Training positions [n] -> embeddings [n, D] on the CPU."""
+"""Training positions [n] -> embeddings [n, D]."""
 
 UNSUPERVISED = ("regression", "rkd", "darkrank")
 """Objectives that use no labels: their tuples are single images, drawn at random."""
@@ -77,8 +77,8 @@ class TupleMethod(Method):
                 f'{self.batches.columns}; wanted 1, "tuples" and {columns}'
             )
 
-    def draw_tuples(self, context: EpochContext, pool: Embed) -> Tensor:
-        """[n, M] training positions: anchor, positive, negatives nearest by the student to what `pool` gives."""
+    def draw_tuples(self, context: EpochContext, pool: Embed, device: torch.device) -> Tensor:
+        """[n, M] training positions: anchor, positive, negatives nearest by the student to what `pool` gives (on `device`)."""
         labels, generator = context.labels, seeded(context)
         count = epoch_length(self.batches, len(labels), 0) * self.batches.size
         supervised = self.objective not in UNSUPERVISED
@@ -91,17 +91,19 @@ class TupleMethod(Method):
         if supervised and self.positives:
             columns.append(positives[:, None])
         if supervised and self.negatives:
-            columns.append(self._mine(anchors, context, pool, generator))
+            columns.append(self._mine(anchors, context, pool, generator, device))
         return torch.cat(columns, dim=1)
 
-    def _mine(self, anchors: Tensor, context: EpochContext, embed: Embed, generator: torch.Generator) -> Tensor:
+    def _mine(
+        self, anchors: Tensor, context: EpochContext, embed: Embed, generator: torch.Generator, device: torch.device
+    ) -> Tensor:
         labels = context.labels
         pool = draw_pool(labels, self.pool, generator)
         unique, back = torch.unique(anchors, return_inverse=True)
-        embedded, others = context.embed(unique, "student"), embed(pool)
+        sides = context.embed(unique, "student"), embed(pool), labels[unique], labels[pool]
         options = {"count": self.negative_count, "random": self.mining == "random"}
-        mined = hard_negatives(embedded, others, labels[unique], labels[pool], **options)  # type: ignore[arg-type]
-        return pool[mined][back]
+        mined = hard_negatives(*(side.to(device) for side in sides), **options)  # type: ignore[arg-type]
+        return pool[mined.cpu()][back]
 
     def tuple_term(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """The objective as a function of anchors [Q, D], others [Q, M, D] and which of them are positives, [Q, M] bool."""
@@ -117,9 +119,9 @@ def leading(others: Tensor, count: int) -> Tensor:
     return (torch.arange(others.shape[1], device=others.device) < count).expand(others.shape[:2])
 
 
-def seeded(context: EpochContext) -> torch.Generator:
-    """A generator on the CPU that depends on the run's seed and the epoch alone."""
-    return torch.Generator().manual_seed(int(context.generator()))
+def seeded(context: EpochContext, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator that depends on the run's seed and the epoch alone (and, in what it draws, on the kind of device)."""
+    return torch.Generator(device).manual_seed(int(context.generator()))
 
 
 def draw_pool(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
