@@ -104,12 +104,13 @@ def judge(records: Records, claim: Claim, stage: str = "final") -> Difference | 
 
 def page(records: Records, reading: str = "") -> str:
     """The page of some records; `reading` is what a person says of them, in Markdown."""
-    judged = [found for found in (judge(records, claim) for claim in CLAIMS) if found]
-    counts = [f"{sum(found.verdict == word for found in judged)} {word}" for word in ("holds", "fails", "undecided")]
-    missing = len(CLAIMS) - len(judged)
+    judged, counted = _counted(records, "final")
+    flat, counted_flat = _counted(records, "flat")
     return TEMPLATE.read_text(encoding="utf-8").format(
         claims=len(CLAIMS),
-        counted=", ".join(counts + [f"{missing} not measured yet"] * (missing > 0)),
+        counted=counted + f", {len(CLAIMS) - judged} not measured yet" * (judged < len(CLAIMS)),
+        flat=flat,
+        counted_flat=counted_flat,
         claim_rows="\n".join(_claim_row(records, claim) for claim in CLAIMS),
         baseline_rows=_baseline(records),
         arm_rows="\n".join([*_reference_rows(records), *(_arm_row(records, arm) for arm in ARMS)]),
@@ -123,6 +124,12 @@ def page(records: Records, reading: str = "") -> str:
         ),
         **SETTING,
     )
+
+
+def _counted(records: Records, stage: str) -> tuple[int, str]:
+    """How many claims a plan judges, and how many with which verdict."""
+    judged = [found.verdict for found in (judge(records, claim, stage) for claim in CLAIMS) if found]
+    return len(judged), ", ".join(f"{judged.count(word)} {word}" for word in ("holds", "fails", "undecided"))
 
 
 def _claim_row(records: Records, claim: Claim) -> str:
