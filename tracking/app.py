@@ -3,7 +3,7 @@
     mlflow server --app-name dmkd ...                # as `mlflow server ...`, with the route
     mlflow server --app-name dmkd-basic-auth ...     # as `--app-name basic-auth`, for whoever may read the experiment
 
-MLflow's own search makes an object of every value and prints it as JSON, twice; a table read by columns takes a twentieth of
+MLflow's own search makes an object of every value and prints it as JSON, twice; a table read by columns takes a tenth of
 that. Where a server has not the route, `tracking.rest` asks page by page as ever.
 """
 
