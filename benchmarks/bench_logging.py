@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 # As the command line does before MLflow is imported.
@@ -18,6 +12,7 @@ os.environ["MLFLOW_LOGGING_LEVEL"] = "ERROR"
 
 from ratio import heading, record
 from ray.air._internal.mlflow import _MLflowLoggerUtil
+from served import free_port, served
 
 from tracking.client import connect
 from tracking.runs import Run, start_run
@@ -33,7 +28,8 @@ def main() -> None:
         os.environ["DMKD_STATE"] = str(place / "state")
         uri = f"sqlite:///{place}/mlflow.db"
         compare("sqlite", uri)
-        with server(place) as address:
+        (place / "server").mkdir()
+        with served(place / "server") as (address, _):
             compare("server", address)
         away(place)
 
@@ -85,32 +81,6 @@ def away(place: Path) -> None:
     record(
         "logging 30 metrics, server away: p99 of a step's wait", [p99], [1.0], peer_name="bound", goal=1.0, unit="ms", note=note
     )
-
-
-@contextmanager
-def server(place: Path) -> Iterator[str]:
-    """A real MLflow server on loopback."""
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{place}/server.db", "--artifacts-destination", str(place / "artifacts")]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (place / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=place, env=environment)
-    try:
-        for _ in range(1200):
-            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

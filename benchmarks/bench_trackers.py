@@ -10,15 +10,10 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import socket
 import sqlite3
-import subprocess
-import sys
 import tempfile
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +21,7 @@ import psutil
 from bench_leaderboard import RUNS, add, board, check
 from many_runs import make_database
 from ratio import not_measured, record, timed
+from served import served
 
 from tracking import run_cache
 from tracking.reading import load_runs
@@ -136,28 +132,6 @@ def http(folder: Path, kind: str, runs: int, repeats: int) -> None:
 def served_seconds(server: psutil.Process) -> float:
     """CPU seconds of a server and of its workers."""
     return sum(sum(process.cpu_times()[:2]) for process in (server, *server.children(recursive=True)))
-
-
-@contextmanager
-def served(folder: Path, *options: str) -> Iterator[tuple[str, psutil.Process]]:
-    """An MLflow server on loopback, ended afterwards."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *options]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # else seven processes of its own compute beside
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder, env=environment)
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(1200):
-            with suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=1):
-                break
-            time.sleep(0.1)
-        yield uri, psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 if __name__ == "__main__":

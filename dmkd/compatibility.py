@@ -20,7 +20,8 @@ from dmkd.data import LANDMARKS
 from dmkd.errors import ConfigError
 from dmkd.evaluation.measure import Measure, Side
 from dmkd.evaluation.protocol import Outcomes
-from dmkd.run import best_device, evaluation_config, measure_of
+from dmkd.run import evaluation_config, measure_of
+from dmkd.scoring import best_device
 
 OLD, NEW = "old", "new"
 

@@ -25,6 +25,7 @@ from dmkd.evaluation.matrix import Cell, cells, measure_cells
 from dmkd.evaluation.measure import Measure, Side
 from dmkd.evaluation.protocol import write_outcomes
 from dmkd.models import Network
+from dmkd.scoring import best_device
 from dmkd.space import override
 from dmkd.trainer import Epoch, fit
 
@@ -131,11 +132,6 @@ def evaluate_checkpoint(
     if resolutions or gallery_resolutions:
         return found
     return {re.sub(r"_q\d+_g\d+/", "/", key, count=1): value for key, value in found.items()}
-
-
-def best_device() -> torch.device:
-    """Where networks are measured: on the GPU of this machine, if it has one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def evaluation_config(folder: Path, changes: Mapping[str, Any] | None = None) -> Config:

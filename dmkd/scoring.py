@@ -89,6 +89,11 @@ class Scoring:
         return metrics, outcomes
 
 
+def best_device() -> torch.device:
+    """Where networks are trained and measured, if nobody says: on the GPU of this machine, if it has one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def forget_peak(device: torch.device) -> None:
     """A run begins: what this process held of a GPU before is no cost of it."""
     if device.type == "cuda":

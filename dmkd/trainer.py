@@ -38,7 +38,7 @@ from dmkd.optim import (
     steps_per_epoch,
 )
 from dmkd.reproducible import copied, plain, random_state, restore_random, same_run, seed_all
-from dmkd.scoring import Scoring, forget_peak, model_costs, run_costs
+from dmkd.scoring import Scoring, best_device, forget_peak, model_costs, run_costs
 from dmkd.terms import Terms
 
 
@@ -73,7 +73,7 @@ def fit(config: Config, state: State | None = None, device: str | torch.device |
 
     Raises `ConfigError`, `DataError`, `WeightsError`, `ShapeError` before the first step, `TrainingError` for what is not finite.
     """
-    training = Training(config, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    training = Training(config, torch.device(device) if device else best_device())
     if state is not None:
         training.restore(state)
     if config.optim.epochs == 0:

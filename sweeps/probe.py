@@ -16,6 +16,7 @@ from dmkd.config import Config
 from dmkd.data.splits import Parts
 from dmkd.evaluation.measure import Measure, Side
 from dmkd.models.embedder import build_network
+from dmkd.scoring import best_device
 from dmkd.space import override
 from dmkd.trainer import Training
 from sweeps.estimate import Load, work
@@ -56,7 +57,7 @@ def probe(load: Load, parts: Parts, clock: Callable[[], float] = time.perf_count
 
     Raises what the trainer raises: a plan that cannot be run is better known now.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     with _teacher(load) as checkpoint:
         config, scale = _small(load, checkpoint, device)
         started = clock()

@@ -37,6 +37,22 @@ def own_features(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures of `tests.every_method`; a file of tests with others has a fixture of its own."""
+    from tests.every_method import make_tree
+
+    return make_tree(tmp_path_factory.mktemp("tree"))
+
+
+@pytest.fixture(scope="module")
+def teacher(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a tiny teacher on these pictures, likewise."""
+    from tests.every_method import make_teacher
+
+    return make_teacher(root, tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Sums in one order: what is compared to the bit must not depend on how threads share the work."""
     import torch

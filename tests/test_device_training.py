@@ -15,18 +15,13 @@ from dmkd.config import Config, config_hash
 from dmkd.errors import CheckpointError
 from dmkd.space import override
 from dmkd.trainer import Training, fit
-from tests.every_method import make_teacher, make_tree, tiny
+from tests.every_method import make_teacher, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 METHODS = ("metric_learning", "raml", "raml_uncoupled", "yu")
 """Views of one size; coupled ones of two, with jitter and mixup; uncoupled ones; coupled ones alone."""
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tree(tmp_path_factory.mktemp("tree"))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from dmkd.models import Network
 from dmkd.models.embedder import EmbeddingNet, Features, build_network
 from dmkd.optim import Precision
 from dmkd.trainer import fit
-from tests.every_method import make_teacher, make_tree, tiny
+from tests.every_method import tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -220,16 +220,6 @@ def test_mixed_precision_and_a_scaled_loss(precision: str, network: EmbeddingNet
         found.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
     assert found[1].norm().item() == pytest.approx(scale * found[0].norm().item(), rel=0.02)
     assert torch.nn.functional.cosine_similarity(found[0], found[1], dim=0) > 0.995
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tree(tmp_path_factory.mktemp("tree"))
-
-
-@pytest.fixture(scope="module")
-def teacher(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_teacher(root, tmp_path_factory.mktemp("teacher"))
 
 
 SGD: dict[str, Any] = {"optim.optimizer": "sgd", "optim.lr": 0.02, "loss.name": "margin", "optim.accumulate": 2}

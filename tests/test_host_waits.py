@@ -19,7 +19,7 @@ from dmkd.losses.base import Sampled
 from dmkd.optim import make_optimizer, make_schedule, parameter_groups
 from dmkd.terms import Terms
 from dmkd.trainer import Training
-from tests.every_method import make_teacher, make_tree, tiny
+from tests.every_method import tiny
 from tests.losses.test_modules import EVERY, label, unit
 from tests.models.test_families import FAMILIES, network, pictures
 from tests.waits import Waits, in_error_mode, needs_gpu, pretended_gpu
@@ -178,16 +178,6 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "sized": ("aml_symmetric", {"data.transform": "max_side"}),
 }
 """A run for each kind of teacher, of batch and of optimizer; every preset's objective is in tests/distill/test_host_waits.py."""
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tree(tmp_path_factory.mktemp("tree"))
-
-
-@pytest.fixture(scope="module")
-def teacher(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_teacher(root, tmp_path_factory.mktemp("teacher"))
 
 
 def trained(name: str, root: Path, teacher: Path, device: torch.device) -> Watched:

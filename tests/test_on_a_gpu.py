@@ -20,7 +20,7 @@ from dmkd.evaluation import Evaluation, evaluate
 from dmkd.losses import LOSSES, Library
 from dmkd.models.folding import folded
 from dmkd.trainer import fit
-from tests.every_method import make_teacher, make_tree, tiny
+from tests.every_method import tiny
 from tests.waits import ON_GPU
 
 pytestmark = [*ON_GPU, pytest.mark.filterwarnings("default")]  # libraries of a GPU warn of what they like
@@ -28,16 +28,6 @@ pytestmark = [*ON_GPU, pytest.mark.filterwarnings("default")]  # libraries of a 
 CARD = torch.device("cuda")
 DEVICES = ("cuda:0", "cpu", "cuda")
 """Where the epochs of a run are trained, one after the other; the card by its number first."""
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tree(tmp_path_factory.mktemp("tree"))
-
-
-@pytest.fixture(scope="module")
-def teacher(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_teacher(root, tmp_path_factory.mktemp("teacher"))
 
 
 def go_on(config: Any, folder: Path) -> State:

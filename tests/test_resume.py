@@ -12,14 +12,9 @@ import torch
 from dmkd.checkpoint import load_state, save_state
 from dmkd.distill import METHODS
 from dmkd.trainer import Epoch, fit
-from tests.every_method import CASES, make_teacher, make_tree, tiny
+from tests.every_method import CASES, make_teacher, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tree(tmp_path_factory.mktemp("tree"))
 
 
 @pytest.fixture(scope="module")

@@ -15,17 +15,12 @@ from dmkd.data.views import centre_view
 from dmkd.errors import ConfigError
 from dmkd.run import evaluate_checkpoint, save_checkpoint
 from dmkd.trainer import Epoch, Training, fit
-from tests.every_method import make_teacher, make_tree, tiny
+from tests.every_method import make_teacher, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 LOW = {"data.degradation": "low_resolution", "data.degraded_size": 8}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tree(tmp_path_factory.mktemp("tree"))
 
 
 @pytest.fixture(scope="module")

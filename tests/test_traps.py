@@ -17,7 +17,7 @@ from dmkd.distill.diffusion import Diffusion
 from dmkd.errors import ConfigError
 from dmkd.space import override
 from dmkd.trainer import Epoch, Training, fit
-from tests.every_method import make_teacher, make_tree, tiny
+from tests.every_method import make_tree, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -85,16 +85,6 @@ def test_a_trap_has_its_test_elsewhere(trap: str) -> None:
     file, name = ELSEWHERE[trap]
     tree = ast.parse((HOME / file).read_text(encoding="utf-8"))
     assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tree(tmp_path_factory.mktemp("tree"))
-
-
-@pytest.fixture(scope="module")
-def teacher(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_teacher(root, tmp_path_factory.mktemp("teacher"))
 
 
 def losses(epochs: Iterator[Epoch]) -> list[dict[str, float]]:

@@ -17,6 +17,20 @@ LARGEST = 1.7976931348623157e308
 """What MLflow's database holds in the place of an infinity."""
 
 
+def info_kinds() -> dict[str, Any]:
+    """The type of each of `INFOS`."""
+    import polars as pl
+
+    return {name: pl.Int64 if name in TIMES else pl.String for name in INFOS}
+
+
+def part_kinds() -> dict[str, Any]:
+    """The type of what a run has logged, by part."""
+    import polars as pl
+
+    return {"params": pl.String, "tags": pl.String, "metrics": pl.Float64}
+
+
 def finite(value: float, is_nan: object = False) -> float:
     """The value that was logged: MLflow's tables have 0.0 with a flag for NaN, and the largest float for an infinity."""
     if is_nan or math.isnan(value):
@@ -55,8 +69,8 @@ def from_rows(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
     import polars as pl
 
     rows = list(rows)
-    columns = [pl.Series(key, [row.get(key) for row in rows], pl.Int64 if key in TIMES else pl.String) for key in INFOS]
-    for part, dtype in (("params", pl.String), ("tags", pl.String), ("metrics", pl.Float64)):
+    columns = [pl.Series(key, [row.get(key) for row in rows], dtype) for key, dtype in info_kinds().items()]
+    for part, dtype in part_kinds().items():
         values = [row[part] for row in rows]
         for key in sorted(set().union(*values)):
             columns.append(pl.Series(f"{part}.{key}", [value.get(key) for value in values], dtype))
@@ -65,11 +79,8 @@ def from_rows(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
 
 def are_runs(frame: pl.DataFrame) -> bool:
     """Whether a frame from elsewhere is one of `from_rows`: these columns, of these types, and no others."""
-    import polars as pl
-
-    parts = {"params": pl.String, "tags": pl.String, "metrics": pl.Float64}
-    wanted = {name: pl.Int64 if name in TIMES else pl.String for name in INFOS}
-    kinds = (wanted.get(name) or parts.get(name.partition(".")[0]) for name in frame.columns)
+    infos, parts = info_kinds(), part_kinds()
+    kinds = (infos.get(name) or parts.get(name.partition(".")[0]) for name in frame.columns)
     return frame.columns[: len(INFOS)] == list(INFOS) and frame.dtypes == list(kinds)
 
 

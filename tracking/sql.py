@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracking.conditions import Condition
 from tracking.errors import TrackingError
-from tracking.frames import INFOS, as_logged, by_key, from_tuples
+from tracking.frames import INFOS, as_logged, by_key, from_tuples, info_kinds, part_kinds
 
 if TYPE_CHECKING:
     import polars as pl
@@ -64,9 +64,9 @@ class Sql:
         chosen = [table.c.experiment_id == int(experiment), table.c.lifecycle_stage == ("deleted" if deleted else "active")]
         chosen += [_clause(table.c[COLUMNS[asked.field]], asked.value)] if asked else []
         infos = sa.select(*(table.c[column].label(name) for name, column in COLUMNS.items())).where(*chosen)
-        kinds = {name: pl.Int64 if name.endswith("_time") else pl.String for name in COLUMNS}
+        known = info_kinds()
         with self._connected() as connection:
-            frame = from_tuples(connection.execute(infos), kinds)
+            frame = from_tuples(connection.execute(infos), {name: known[name] for name in COLUMNS})
             for part in PARTS:
                 values = _values(connection, part, sa.select(table.c.run_uuid).where(*chosen))
                 frame = frame.join(values, on="run_id", how="left", maintain_order="left")
@@ -105,7 +105,7 @@ def _values(connection: Any, part: str, members: Any) -> pl.DataFrame:
     table = _table(PARTS[part], "run_uuid", "key", "value", "is_nan")
     numbers = part == "metrics"
     value = sa.case((table.c.is_nan == sa.true(), sa.null()), else_=table.c.value) if numbers else table.c.value
-    kinds = {"run_id": pl.String, "key": pl.String, "value": pl.Float64 if numbers else pl.String}
+    kinds = {"run_id": pl.String, "key": pl.String, "value": part_kinds()[part]}
     fetch = _by_run if connection.dialect.name == "postgresql" else _by_row
     long = fetch(connection, (table.c.run_uuid, table.c.key, value), table.c.run_uuid.in_(members), kinds)
     return by_key(long.with_columns(as_logged(long["value"])) if numbers else long, part)

@@ -44,7 +44,8 @@ def hard_queries(board: Board, student: dict[str, Any], teacher: dict[str, Any] 
 
 def _student(board: Board, row: dict[str, Any], root: str) -> tuple[Measure, Side, Side]:
     """How its test part is measured, its network, and what embeds the gallery that it queries."""
-    from dmkd.run import best_device, evaluation_config, measure_of
+    from dmkd.run import evaluation_config, measure_of
+    from dmkd.scoring import best_device
 
     folder = folder_of(f"runs:/{row['run_id']}", board.uri)
     config = evaluation_config(folder, {"data.root": root} if root else None)
@@ -60,7 +61,7 @@ def _side(board: Board, row: dict[str, Any], role: str) -> Side:
 def _loaded(folder: Path, role: str, resolution: int = 0) -> Side:
     from dmkd.checkpoint import load_model
     from dmkd.evaluation.measure import Side
-    from dmkd.run import best_device
+    from dmkd.scoring import best_device
 
     network, info = load_model(folder)
     return Side(network.to(best_device()).eval(), resolution or int(info["resolution"]), role)

@@ -9,15 +9,10 @@ import torch
 
 from dmkd.errors import ConfigError, ShapeError
 from dmkd.trainer import Training, fit
-from tests.every_method import make_teacher, make_tree, tiny
+from tests.every_method import make_teacher, tiny
 
 CPU = torch.device("cpu")
 RAML = {"method.batches.size": 3, "method.batches.iterations": 2, "optim.epochs": 1}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return make_tree(tmp_path_factory.mktemp("tree"))
 
 
 @pytest.fixture(scope="module")

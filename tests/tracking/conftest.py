@@ -3,17 +3,15 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from benchmarks import served as servers
+from benchmarks.served import free_port
 from tracking.client import connect
 
 
@@ -40,35 +38,12 @@ def database(migrated: Path, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def served(migrated: Path, folder: Path, *options: str, **environment: str) -> Iterator[str]:
-    """A real MLflow server on a free loopback port, with a copy of the migrated database."""
-    port = free_port()
+    """A real MLflow server with a copy of the migrated database."""
     shutil.copyfile(migrated, folder / "mlflow.db")
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *options]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
-    # Without its job runner, which is seven further processes of Python.
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"} | environment
-    environment |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=environment)
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(3000):
-            with suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=1):
-                break
-            assert process.poll() is None, (folder / "log").read_text()
-            time.sleep(0.1)
+    with servers.served(folder, *options, OMP_NUM_THREADS="1", **environment) as (uri, _):
         yield uri
-    finally:
-        process.terminate()
-        process.wait(120)
 
 
 @pytest.fixture(scope="session")

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.served import free_port
 from dmkd.cli import main
 from tests.deploy.conftest import pictures  # noqa: F401  (the fixture)
 from tests.deploy.world import checkpoint, embedded, held_out, naive_recall, network
 from tests.tracking.checkpoints import logged
-from tests.tracking.conftest import free_port
 from tracking.client import connect
 from tracking.registry import journal
 

@@ -16,8 +16,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
+from benchmarks.served import free_port
 from tests.postgres import Postgres
-from tests.tracking.conftest import free_port, served
+from tests.tracking.conftest import served
 from tests.tracking.test_reading import check, expected, fill
 from tracking import rest, sql
 from tracking.client import connect, ensure_experiment
