@@ -17,7 +17,7 @@ from typing import Any
 
 from scipy.stats import qmc
 
-from benchmarks.study.arms import ARMS, FLAT, LONG, TEACHER_ARM, Arm
+from benchmarks.study.arms import ARMS, LONG, TEACHER_ARM, Arm
 from benchmarks.study.work import SIGNS, STAGES, Job, chosen, single_thread, teacher_folder, work
 from dmkd.run import selection_role
 from dmkd.space import Range, flatten
@@ -68,7 +68,7 @@ def ready(records: Records, names: list[str], folder: Path) -> Iterator[Job]:
         yield from _open(records, [Job(name, "reference", 0, 0) for name in REFERENCES])
     for arm in (name for name in LONG if name in names):
         yield from _open(records, _finals(records, arm, folder, ["long"] + ["long_curve"] * (arm == "none")))
-    for arm in (name for name in FLAT if name in names):
+    for arm in names:
         yield from _open(records, _tuning(arm, ARMS[arm], TRIALS, "flat_tune"))
         yield from _open(records, _finals(records, arm, folder, ["flat_curve"] * (arm == "none") + ["flat"]))
 

@@ -130,16 +130,11 @@ ARMS: dict[str, Arm] = {
 }
 
 LONGER, FLATTER = 4, 8
-"""The finals of some arms are run again with so many times the epochs: does a verdict outlive the short plan, and does it hold
-where the baseline moves no more?"""
+"""The finals are run again with so many times the epochs: does a verdict outlive the short plan (of the arms `LONG`), and does it
+hold where the baseline moves no more (of all)?"""
 FALLS = (0.4, 0.6)
 """Where the rate of the longest plan falls to a tenth: a cosine's falls to the end, and while a rate falls recall rises."""
 LONG = ("none", "psd", "obd_sd", "msdf", "yu_relative")
-FLAT = (
-    *("none", "psd", "obd_sd", "yu_relative", "yu_absolute", "msdf", "dsd", "msd", "none_d512"),
-    *("aml_regression", "aml_contrastive_plus", "raml", "raml_48", "raml_network_64"),
-    *("none_noise20", "psd_noise20", "obd_sd_noise20"),
-)
 
 
 def longer(arm: Arm, times: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.study.__main__ import RESULTS, TRIALS, points, read, ready
-from benchmarks.study.arms import ARMS, EPOCHS, FLAT, FLATTER, IMAGES, LONG, LONGER
+from benchmarks.study.arms import ARMS, EPOCHS, FLATTER, IMAGES, LONG, LONGER
 from benchmarks.study.claims import CLAIMS, Claim, Side
 from benchmarks.study.emoji import write_manifest
 from benchmarks.study.report import PAGE, READING, REFERENCES, judge, page, paired_difference
@@ -134,7 +134,7 @@ def test_the_long_plan_is_the_short_one_stretched(name: str, tmp_path) -> None:
     assert all(after == LONGER * before for before, after in changed.values())
 
 
-@pytest.mark.parametrize("name", FLAT)
+@pytest.mark.parametrize("name", ARMS)
 def test_the_longest_plan_lets_the_rate_fall_twice(name: str, tmp_path) -> None:
     short, flat = (flatten(configuration(Job(name, stage, 0, 1), "manifest.csv", tmp_path)) for stage in ("final", "flat"))
     changed = {key: (short[key], flat[key]) for key in short if short[key] != flat[key]}
