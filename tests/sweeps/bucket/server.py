@@ -1,4 +1,4 @@
-"""moto's S3 server as a process."""
+"""moto's S3 server as a process of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.request
 from contextlib import suppress
+from pathlib import Path
 
 from tests.sweeps.nodes import free_port
 from tests.sweeps.test_interruptions import wait_for
@@ -22,7 +23,7 @@ class Server:
 
     def __enter__(self) -> Server:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        command = [sys.executable, str(Path(__file__).with_name("serve.py")), str(self.port)]
         self.process = subprocess.Popen(command, env=kept, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_for(self.answers, 120)
         return self
