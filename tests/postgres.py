@@ -21,19 +21,22 @@ class Postgres:
         self.folder = Path(tempfile.mkdtemp(prefix="dmkd-postgres"))  # pytest's folders are closed to another user
         self.uri = f"postgresql+psycopg2://mlflow:{urllib.parse.quote(password, safe='')}@127.0.0.1:{port}/mlflow"
         (self.folder / "password").write_text(password)
-        own: list[str] = []
+        self.user: str | None = None
         if os.geteuid() == 0:  # it does not run as root: then it runs as the user that its package makes
             shutil.chown(self.folder, "postgres")
             shutil.chown(self.folder / "password", "postgres")
-            own = ["runuser", "-u", "postgres", "--"]
+            self.user = "postgres"
         data = str(self.folder / "data")
-        made = [*own, program("initdb"), "-D", data, "-U", "mlflow", "-E", "UTF8", "--auth=scram-sha-256"]
-        subprocess.run([*made, f"--pwfile={self.folder}/password"], check=True, capture_output=True, cwd="/")
+        made = [program("initdb"), "-D", data, "-U", "mlflow", "-E", "UTF8", "--auth=scram-sha-256"]
+        subprocess.run(
+            [*made, f"--pwfile={self.folder}/password"], check=True, capture_output=True, cwd="/", user=self.user, group=self.user
+        )
         options = ["-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
-        self.stop = [*own, program("pg_ctl"), "-D", data, "-m", "immediate", "stop"]
+        self.stop = [program("pg_ctl"), "-D", data, "-m", "immediate", "stop"]
         self.log = self.folder / "postgres.log"
         with self.log.open("w") as file:
-            self.process = subprocess.Popen([*own, program("postgres"), "-D", data, *options], cwd="/", stdout=file, stderr=file)
+            command = [program("postgres"), "-D", data, *options]
+            self.process = subprocess.Popen(command, cwd="/", stdout=file, stderr=file, user=self.user, group=self.user)
         end = time.monotonic() + 120
         while "ready to accept connections" not in self.log.read_text():
             assert self.process.poll() is None, self.log.read_text()
@@ -49,7 +52,7 @@ class Postgres:
         return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
 
     def close(self) -> None:
-        subprocess.run(self.stop, capture_output=True, cwd="/", check=False)
+        subprocess.run(self.stop, capture_output=True, cwd="/", check=False, user=self.user, group=self.user)
         self.process.wait(60)
         shutil.rmtree(self.folder, ignore_errors=True)
 

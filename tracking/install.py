@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -86,8 +86,9 @@ def _partial(to: Path, name: str) -> tuple[Path, IO[str] | None]:
             lock.close()
     if found:
         return found[0]
-    made = Path(tempfile.mkdtemp(prefix=f".{to.name}{PARTIAL}", dir=to.parent))
-    taken = take_lock(_lock_of(made))
+    made = to.with_name(f".{to.name}{PARTIAL}{uuid.uuid4().hex[:12]}")
+    taken = take_lock(_lock_of(made))  # before there is a folder that another pull could take for a dead one's
+    made.mkdir(mode=0o700)
     _sign(made, name)
     return made, taken
 

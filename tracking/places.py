@@ -90,10 +90,19 @@ def write_text(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def take_lock(path: Path) -> IO[str] | None:
-    """Lock a file without waiting: the open file that holds the lock (closing it gives it back), or None if another has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = path.open("a")
+def take_lock(path: Path, *, make: bool = True) -> IO[str] | None:
+    """Lock a file without waiting: the open file that holds the lock (closing it gives it back), or None if another has it.
+
+    A file that is not there is made, or, without `make`, has nothing to lock: None.
+    """
+    if make:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = path.open("a" if make else "r+")
+    except FileNotFoundError:
+        if make:
+            raise
+        return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

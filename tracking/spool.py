@@ -63,7 +63,7 @@ class Spool:
         """The spools under `root` that no living process holds, oldest first (of one run if `key` is given); now held here."""
         found, watcher = [], Watcher()
         for path in sorted(root.glob("*/run.json")) if root.is_dir() else []:
-            lock = take_lock(path.parent / "lock")
+            lock = _lock_left(path.parent)
             # A network file system may keep a lock to one machine: what another one writes has to be silent too.
             if lock is None or not path.exists() or watcher.alive_elsewhere(path.parent / HEARTBEAT):
                 if lock is not None:
@@ -152,11 +152,16 @@ class Spool:
         """Everything is delivered: delete the folder, or keep what was rejected for a person to read, no longer as a spool."""
         if self.heart is not None:
             self.heart.stop()
-        if self.rejected:
-            (self.folder / "run.json").unlink(missing_ok=True)
-        else:
+        (self.folder / "run.json").unlink(missing_ok=True)  # first: who looks meanwhile takes a half-deleted folder for no spool
+        if not self.rejected:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.release()
+
+
+def _lock_left(folder: Path) -> IO[str] | None:
+    """The lock of a spool that is still there: one that is being removed has no run.json by the time that its lock is gone."""
+    lock = folder / "lock"
+    return take_lock(lock, make=not lock.exists() and (folder / "run.json").exists())
 
 
 def _number(folder: Path) -> int:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -94,19 +95,12 @@ def test_a_killed_process_loses_nothing_and_does_not_stay_running(database, stat
     assert "without closing" in row["tags.dmkd.status_reason"]
 
 
+HEADER = {"experiment": "e", "name": "x", "key": "k", "params": {}, "tags": {}, "parent_id": None, "start_time": 1}
+
+
 def abandoned(state: Path, uri: str) -> Spool:
     """What a process leaves that wrote steps 1 and 2, sent nothing, and died."""
-    header = {
-        "uri": uri,
-        "experiment": "e",
-        "name": "x",
-        "key": "k",
-        "params": {},
-        "tags": {},
-        "parent_id": None,
-        "start_time": 1,
-    }
-    spool = Spool.create(state / "spool", header)
+    spool = Spool.create(state / "spool", HEADER | {"uri": uri})
     Sender(spool).open(live=True)
     for step in (1, 2):
         spool.append({"metrics": {"a": float(step)}, "step": step})
@@ -128,8 +122,7 @@ def test_a_damaged_database_does_not_keep_other_runs_from_being_sent(database, s
     path = tmp_path / "half.db"
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript("CREATE TABLE params (run_uuid TEXT); CREATE INDEX index_params_run_uuid ON params (run_uuid);")
-    header = {"experiment": "e", "name": "x", "key": "k", "params": {}, "tags": {}, "parent_id": None, "start_time": 1}
-    Spool.create(state / "spool", header | {"uri": f"sqlite:///{path}"}).release()
+    Spool.create(state / "spool", HEADER | {"uri": f"sqlite:///{path}"}).release()
     abandoned(state, database).release()
     done = sync()
     assert done.delivered == 1
@@ -154,3 +147,21 @@ def test_sync_leaves_a_living_run_alone(database, state):
         assert sync() == sync()
         assert len(spools(state)) == 1
         assert load_runs(database)["status"].to_list() == ["RUNNING"]
+
+
+def test_a_spool_that_is_removed_while_others_look_is_neither_found_nor_made_again(state):
+    """Every run looks, at its start, for what dead processes left, while other runs end beside it."""
+    root, ended, found = state / "spool", threading.Event(), []
+    root.mkdir(parents=True)
+
+    def look() -> None:
+        while not ended.is_set():
+            found.extend(Spool.abandoned(root))
+
+    with ThreadPoolExecutor(2) as pool:
+        lookers = [pool.submit(look) for _ in range(2)]
+        for _ in range(60):
+            Spool.create(root, HEADER | {"uri": "sqlite:///none.db"}).remove()
+        ended.set()
+    assert [looker.result() for looker in lookers] == [None, None]
+    assert (found, list(root.iterdir())) == ([], [])
