@@ -89,8 +89,9 @@ class Courier(threading.Thread):
 
 def recover_all(root: Path, key: str | None = None) -> tuple[int, list[str]]:
     """Deliver the spools that no living process writes (of one run if `key` is given): how many, and why others wait."""
-    delivered, reasons = 0, []
-    for spool in Spool.abandoned(root, key):
+    delivered = 0
+    spools, reasons = Spool.abandoned(root, key)
+    for spool in spools:
         try:
             Sender(spool).recover()
             run_cache.forget(spool.header["uri"])

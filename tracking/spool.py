@@ -59,9 +59,12 @@ class Spool:
         return made
 
     @classmethod
-    def abandoned(cls, root: Path, key: str | None = None) -> list[Spool]:
-        """The spools under `root` that no living process holds, oldest first (of one run if `key` is given); now held here."""
-        found, watcher = [], Watcher()
+    def abandoned(cls, root: Path, key: str | None = None) -> tuple[list[Spool], list[str]]:
+        """The spools under `root` that no living process holds, oldest first (of one run if `key` is given); now held here.
+
+        And of those whose run.json cannot be read, why: it is written whole, but a machine may lose its power afterwards.
+        """
+        found, damaged, watcher = [], [], Watcher()
         for path in sorted(root.glob("*/run.json")) if root.is_dir() else []:
             lock = _lock_left(path.parent)
             # A network file system may keep a lock to one machine: what another one writes has to be silent too.
@@ -69,12 +72,15 @@ class Spool:
                 if lock is not None:
                     lock.close()
                 continue
-            spool = cls(path.parent, lock)
-            if key is None or spool.header["key"] == key:
-                found.append(spool)
-            else:
-                spool.release()
-        return found
+            try:
+                spool = cls(path.parent, lock)
+                wanted = key in (None, spool.header["key"])
+            except (ValueError, KeyError, TypeError, OSError) as error:
+                damaged.append(f"{path}: not the description of a run ({error}); mend it, or delete its folder")
+                lock.close()
+                continue
+            found.append(spool) if wanted else spool.release()
+        return found, damaged
 
     @property
     def name(self) -> str:

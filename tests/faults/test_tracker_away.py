@@ -151,7 +151,7 @@ def test_a_clock_that_is_set_back_changes_no_order(database: str, tmp_path: Path
     second.append({"status": "FINISHED", "reason": ""})
     first.release()
     second.release()
-    found = Spool.abandoned(tmp_path / "spool")
+    found, _ = Spool.abandoned(tmp_path / "spool")
     assert [spool.name for spool in found] == [first.name, second.name]
     for spool in found:
         spool.release()

@@ -131,6 +131,24 @@ def test_a_damaged_database_does_not_keep_other_runs_from_being_sent(database, s
     assert load_runs(database).height == 1
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"key": "k", "start_time": null}'])
+def test_a_damaged_spool_is_named_and_keeps_no_other_run_from_being_sent(text, database, state):
+    """A file that a power cut left empty, for one."""
+    bad = Spool.create(state / "spool", HEADER | {"uri": database})
+    bad.release()
+    (bad.folder / "run.json").write_text(text)
+    dead = abandoned(state, database)
+    dead.release()
+    with log_run(database, "e", "other", key="other", **GIVEN) as run:
+        run.log({"a": 1.0}, 1)
+    assert spools(state) == [bad.folder, dead.folder]
+    done = sync()
+    assert (done.delivered, len(done.waiting)) == (1, 1)
+    assert str(bad.folder / "run.json") in done.waiting[0]
+    assert load_runs(database).height == 2
+    assert spools(state) == [bad.folder]
+
+
 def test_the_end_of_an_old_process_does_not_end_a_run_that_goes_on(database, state):
     old = abandoned(state, database)
     old.append({"status": "FAILED", "reason": "old"})
@@ -156,7 +174,8 @@ def test_a_spool_that_is_removed_while_others_look_is_neither_found_nor_made_aga
 
     def look() -> None:
         while not ended.is_set():
-            found.extend(Spool.abandoned(root))
+            spools, damaged = Spool.abandoned(root)
+            found.extend([*spools, *damaged])
 
     with ThreadPoolExecutor(2) as pool:
         lookers = [pool.submit(look) for _ in range(2)]
