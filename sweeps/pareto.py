@@ -11,6 +11,7 @@ import optuna
 from sweeps.objectives import Objectives
 from sweeps.space import Searched
 from sweeps.study import ranked
+from tracking.places import write_text
 
 
 def write_front(folder: Path, study: optuna.Study, searched: Searched, objectives: Objectives) -> str:
@@ -21,9 +22,7 @@ def write_front(folder: Path, study: optuna.Study, searched: Searched, objective
         | {"configuration": {key: _shown(value) for key, value in searched.decoded(trial).items()}}
         for trial in ranked(study)
     ]
-    partial = folder / "pareto.partial"
-    partial.write_text(json.dumps({"objectives": objectives.names, "front": rows}, indent=1), encoding="utf-8")
-    partial.replace(folder / "pareto.json")
+    write_text(folder / "pareto.json", json.dumps({"objectives": objectives.names, "front": rows}, indent=1))
     return render_front(rows, objectives)
 
 

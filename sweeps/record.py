@@ -14,6 +14,7 @@ from dmkd.space import flatten
 from sweeps.options import Options
 from sweeps.places import STUDY
 from sweeps.plan import Definition
+from tracking.places import write_text
 
 
 @dataclass
@@ -40,9 +41,7 @@ class Record:
 
     def save(self) -> None:
         """Write the file, whole or not at all."""
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(dataclasses.asdict(self) | {"path": ""}, indent=2), encoding="utf-8")
-        partial.replace(self.path)
+        write_text(self.path, json.dumps(dataclasses.asdict(self) | {"path": ""}, indent=2))
 
 
 def open_record(folder: Path, definition: Definition, objective: str, options: Options) -> Record:

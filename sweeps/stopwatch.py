@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tracking.places import write_text
+
 if TYPE_CHECKING:
     from dmkd.models.embedder import EmbeddingNet
     from dmkd.trainer import Epoch
@@ -38,8 +40,6 @@ def latency(net: EmbeddingNet, resolution: int, place: str, folder: Path) -> dic
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         if not path.exists():
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps({"network": told} | asdict(measure_latency(net, resolution, place))))
-            partial.replace(path)
-    found = json.loads(path.read_text())
+            write_text(path, json.dumps({"network": told} | asdict(measure_latency(net, resolution, place))))
+    found = json.loads(path.read_text(encoding="utf-8"))
     return {"model/latency_ms": float(found["median_ms"]), "model/latency_p95_ms": float(found["p95_ms"])}

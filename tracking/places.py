@@ -83,10 +83,13 @@ def known_spools() -> list[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old or the new text, never half of it."""
+    """Write a small file so that a reader sees the old or the new text, never half of it, also after a loss of power."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
-    partial.write_text(text, encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # else the name may be on the disk before the text, and an empty file is what is found
     partial.replace(path)
 
 
