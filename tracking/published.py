@@ -48,6 +48,8 @@ SHORT = {
 _FIXED = ("paper", "table", "dataset", "method", "base_loss", "dim")
 _TELLING = ("backbone", "teacher_backbone", "resolution", "variant")
 _NAMES = {name: name for name in ("map", "nmi", "mp_at_10")}
+_SPACE = {"density": "train/embedding_density", "spectral_decay": "train/trimmed_spectral_decay"}
+"""What OBD-SD's Table 8 prints of the training images; its spectral decay leaves out the two largest singular values."""
 
 
 @cache
@@ -126,6 +128,8 @@ def _resolution(row: dict[str, object]) -> int | None:
 
 def _score(row: dict[str, object]) -> str | None:
     metric, tokens = str(row["metric"]), str(row["setting"]).split(";")
+    if metric in _SPACE:
+        return _SPACE[metric]
     name = metric if re.fullmatch(r"recall_at_\d+", metric) else _NAMES.get(metric)
     if name is None or row["table"] == "text":
         return None

@@ -36,6 +36,7 @@ def test_every_printed_number_is_there_as_printed() -> None:
         ("raml/T2/cub200/teacher/triplet/512/448", {"test/map": None, "test_q158_g448/map": None}),
         ("aml/T7/rparis6k/aml_ms/ms/2048/mobilenetv2", {"test/rparis6k_hard/mp_at_10": None}),
         ("obdsd/T9/cars196/obd_sd/ms/128/noise=0.4", {"test/recall_at_1": None}),
+        ("obdsd/T8/cub200/obd_sd/ms/128", {"train/embedding_density": 0.6291, "train/trimmed_spectral_decay": 0.0292}),
     ],
 )
 def test_a_key_holds_the_numbers_of_one_network(key: str, scores: dict[str, float | None]) -> None:
