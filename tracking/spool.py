@@ -62,7 +62,7 @@ class Spool:
     def abandoned(cls, root: Path, key: str | None = None) -> tuple[list[Spool], list[str]]:
         """The spools under `root` that no living process holds, oldest first (of one run if `key` is given); now held here.
 
-        And of those whose run.json cannot be read, why: it is written whole, but a machine may lose its power afterwards.
+        And what is wrong with those whose run.json cannot be read, a line each: they must not hold up the others.
         """
         found, damaged, watcher = [], [], Watcher()
         for path in sorted(root.glob("*/run.json")) if root.is_dir() else []:

@@ -133,7 +133,7 @@ def test_a_damaged_database_does_not_keep_other_runs_from_being_sent(database, s
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"key": "k", "start_time": null}'])
 def test_a_damaged_spool_is_named_and_keeps_no_other_run_from_being_sent(text, database, state):
-    """A file that a power cut left empty, for one."""
+    """An empty file is what a loss of power left of one that was not synced."""
     bad = Spool.create(state / "spool", HEADER | {"uri": database})
     bad.release()
     (bad.folder / "run.json").write_text(text)
