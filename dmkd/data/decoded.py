@@ -32,8 +32,8 @@ Pixels = NDArray[np.uint8]
 
 LIMIT_GB = "DMKD_DECODED_GB"
 """Environment variable: gigabytes of decoded pictures that a data set may take on this machine's disk (default 64; 0: none)."""
-FREE = 0.1
-"""Share of a disk that is left free."""
+FREE, FREE_SHARE = 10 * 2**30, 0.1
+"""Bytes of a disk that are left free, and the share of one that is smaller than that asks for."""
 RECORD = struct.Struct("<16sQIIII")
 """Key, offset of the pixels, height, width, checksum of the pixels, checksum of the record."""
 
@@ -66,6 +66,7 @@ class DecodedPictures:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
+        self._told = False
         self._places: dict[bytes, tuple[int, int, int, int]] = {}
         self._checked: set[bytes] = set()
         self._read = 0
@@ -95,7 +96,7 @@ class DecodedPictures:
         return pixels
 
     def put(self, key: bytes, pixels: Pixels) -> bool:
-        """Keep a picture. False, after one warning, where the disk refuses it; False too where it would be too full."""
+        """Keep a picture. False above the limit, and, after one warning, where the disk refuses it or would be too full."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with self._locked():
@@ -103,9 +104,14 @@ class DecodedPictures:
                 return key in self._places or self._append(key, np.ascontiguousarray(pixels))
         except OSError as error:
             self.limit = 0
-            reason = error.strerror or str(error)
-            warnings.warn(f"decoded pictures cannot be kept in {self.folder} ({reason}): they are decoded again", stacklevel=2)
-            return False
+            return self._refused(f"cannot be kept ({error.strerror or error})")
+
+    def _refused(self, why: str) -> bool:
+        if not self._told:
+            self._told = True
+            message = f"{self.folder}: decoded pictures {why}; what does not fit in memory is decoded each time"
+            warnings.warn(f"{message}. Free some, or set $DMKD_CACHE to a folder of another disk", stacklevel=4)
+        return False
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -117,9 +123,13 @@ class DecodedPictures:
     def _append(self, key: bytes, pixels: Pixels) -> bool:
         with (self.folder / "pixels").open("ab") as file:
             offset = file.seek(0, os.SEEK_END)
-            disk = shutil.disk_usage(self.folder)
-            if offset + pixels.nbytes > self.limit or disk.free - pixels.nbytes < FREE * disk.total:
+            if offset + pixels.nbytes > self.limit:
                 return False
+            disk = shutil.disk_usage(self.folder)
+            left = min(FREE, int(FREE_SHARE * disk.total))
+            if disk.free - pixels.nbytes < left:
+                have = f"{disk.free / 2**30:.1f} GiB of the disk are free"
+                return self._refused(f"are not added: {have}, {left / 2**30:.1f} stay so")
             try:
                 file.write(pixels.data)
                 file.flush()

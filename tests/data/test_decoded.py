@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from dmkd.data.decoded import LIMIT_GB, RECORD, DecodedPictures, decoded_folder,
 from dmkd.errors import DataError
 from tests.pictures import sign_picture
 
+GIB = 2**30
 KEYS = [picture_key(number) for number in range(8)]
 
 
@@ -25,6 +27,16 @@ def pixels(number: int) -> np.ndarray:
 
 def store(folder: Path, limit: int = 2**30) -> DecodedPictures:
     return DecodedPictures(folder, limit)
+
+
+def disk(monkeypatch: pytest.MonkeyPatch, total: int, free: int) -> None:
+    usage = SimpleNamespace(total=total, used=total - free, free=free)
+    monkeypatch.setattr("dmkd.data.decoded.shutil", SimpleNamespace(disk_usage=lambda _: usage))
+
+
+@pytest.fixture(autouse=True)
+def _roomy_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk(monkeypatch, 1000 * GIB, 500 * GIB)  # whatever this machine's has
 
 
 def test_what_is_put_is_got_by_another_process_as_a_map(tmp_path: Path) -> None:
@@ -114,6 +126,23 @@ def test_the_limit_holds_and_nothing_is_warned_of(tmp_path: Path) -> None:
     assert not kept.put(KEYS[1], pixels(1))
     assert kept.get(KEYS[1]) is None
     assert kept.get(KEYS[0]) is not None
+
+
+@pytest.mark.parametrize(("total", "left"), [(1000, 10), (100, 10), (40, 4)])
+def test_ten_gibibytes_of_a_disk_or_a_tenth_stay_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total: int, left: int
+) -> None:
+    kept = store(tmp_path)
+    disk(monkeypatch, total * GIB, left * GIB + pixels(0).nbytes)
+    assert kept.put(KEYS[0], pixels(0))
+    disk(monkeypatch, total * GIB, left * GIB + pixels(0).nbytes - 1)
+    with pytest.warns(UserWarning, match=rf"not added: {left}\.0 GiB of the disk are free, {left}\.0 stay so.*DMKD_CACHE"):
+        assert not kept.put(KEYS[1], pixels(1))
+    assert not kept.put(KEYS[1], pixels(1))  # and no second warning
+    assert kept.get(KEYS[0]) is not None
+    assert kept.get(KEYS[1]) is None
+    disk(monkeypatch, total * GIB, total * GIB)
+    assert kept.put(KEYS[1], pixels(1))
 
 
 def test_a_disk_that_is_full_is_warned_of_once_and_leaves_no_half_picture(
