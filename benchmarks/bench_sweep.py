@@ -1,6 +1,6 @@
 """What a trial costs beside its training: no-op trials through the sweep's own Tuner, searcher and durable study.
 
-python benchmarks/bench_sweep.py                                     # about 10 minutes of a quiet 2-core machine
+python benchmarks/bench_sweep.py                                     # about 20 minutes of a quiet 2-core machine
 DMKD_BENCH_TRIALS="10 100" python benchmarks/bench_sweep.py overhead
 
 The peer is what a Ray user writes first: `tune.Tuner` on a function, with `OptunaSearch` and every default.
@@ -36,12 +36,15 @@ from sweeps.stopping import Asha
 from sweeps.study import open_study
 
 METRIC = "val/recall_at_1"
+PEER = "Ray Tune + OptunaSearch by default"
 SEARCHED = Searched(Config(), {"optim.lr": Range(1e-6, 1e-3, log=True)})
 AT_ONCE = 2
 TIMES = tuple(int(count) for count in os.environ.get("DMKD_BENCH_TRIALS", "10 30 100 1000").split())
 """Numbers of trials: about 100 ms each beyond the first."""
 PEER_TIMES = tuple(int(count) for count in os.environ.get("DMKD_BENCH_PEER_TRIALS", "10 30").split())
 """Those of the peer: it starts a process for each, seconds apiece."""
+REPEATS = 5
+"""Pairs of the numbers that have a peer, in turn."""
 
 
 class Nothing(tune.Trainable):
@@ -102,17 +105,12 @@ def overhead() -> None:
     """A trial's overhead, and how it grows with their number."""
     ours(2)  # the first sweep of a process imports and warms up workers
     for count in TIMES:
-        took = told("ours", count, ours)
-        if count in PEER_TIMES:
-            peer = told("Ray Tune + OptunaSearch by default", count, theirs)
-            record(
-                f"a trial's overhead, {count} no-op trials",
-                [took],
-                [peer],
-                peer_name="Ray Tune + OptunaSearch by default",
-                goal=0.25,
-                clock="wall",
-            )
+        if count not in PEER_TIMES:
+            told("ours", count, ours)
+            continue
+        pairs = [(told("ours", count, ours), told(PEER, count, theirs)) for _ in range(REPEATS)]
+        mine, other = zip(*pairs, strict=True)
+        record(f"a trial's overhead, {count} no-op trials", mine, other, peer_name=PEER, goal=0.25, clock="wall")
 
 
 def told(who: str, count: int, run: Callable[[int], float]) -> float:
