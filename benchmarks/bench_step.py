@@ -1,7 +1,7 @@
 """One training step of each method against the same step without distillation, input already on the device; and its profile.
 
     python benchmarks/bench_step.py               # 10 minutes; on a GPU: batch 112 at 224, bf16
-    python benchmarks/bench_step.py step 16x96    # another batch and side; instead of step: terms, profile, gpu_rows
+    python benchmarks/bench_step.py step 16x96    # another batch and side; instead of step: terms, compiled, profile, gpu_rows
     DMKD_BENCH_ROWS=MSDF python benchmarks/bench_step.py step 112x224    # only the rows whose names contain this
 
 Student ResNet-50, 128 dimensions, multi-similarity. The peer of a method is the plain step; its limit the plain step and, where
@@ -81,13 +81,13 @@ def previous(precision: str) -> PreviousEpoch:
     return teacher
 
 
-def stepper(method: Method, own: str = "") -> Callable[[], None]:
+def stepper(method: Method, own: str = "", *, compiled: bool = False) -> Callable[[], None]:
     """A function that makes one optimizer step of `method`, as the trainer does; `own` is its teacher's precision."""
     net, optim = network().train(), Optim(precision=PRECISION)
     loss = MultiSimilarity()
     shapes = Shapes(*net.sizes(method.stages), classes=BATCH // 2, images=1000)
     objective = method.build(shapes, lambda dim: loss.build(dim, BATCH // 2)).to(device())
-    teacher, passes = previous(own) if own else None, WholeBatch(net, method)
+    teacher, passes = previous(own) if own else None, WholeBatch(net, method, compiled=compiled)
     optimizer = make_optimizer(parameter_groups(net, objective.parameter_groups(optim.lr), optim), optim)
     precision, x = Precision(PRECISION, torch.device(device())), images()
     labels = torch.arange(BATCH // 2).repeat_interleave(2).to(device())
@@ -186,6 +186,30 @@ def terms() -> None:
     )
 
 
+def compiled() -> None:
+    """A plain step by `optim.compile` against one without; what compiling takes is the first step's time."""
+    heading()
+    runs = {"compiled": stepper(MetricLearning(), compiled=True), "as it is": stepper(MetricLearning())}
+    first, _ = timed(runs["compiled"])
+    print(
+        f"batch {BATCH} at {SIDE} pixels, {PRECISION}: the first compiled step, with what was kept of earlier ones, {first:.0f} s"
+    )
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(REPEATS + 1):
+        for name, run in runs.items():
+            wall, cpu = timed(lambda run=run: [run() for _ in range(STEPS)])
+            if repeat:
+                seconds[name].append((wall if on_gpu() else cpu) / STEPS)
+    record(
+        f"step by optim.compile, ResNet-50, batch {BATCH} at {SIDE}, {PRECISION}",
+        seconds["compiled"],
+        seconds["as it is"],
+        peer_name="the step without it",
+        clock="wall" if on_gpu() else "cpu",
+        first_step_s=first,
+    )
+
+
 def of_terms(method: Method, features: Features) -> Callable[[], None]:
     """A function that computes the terms of `method` on given features, and their gradient."""
     loss = MultiSimilarity()
@@ -218,17 +242,18 @@ def gpu_rows() -> None:
     command = "python benchmarks/bench_step.py"
     for name, goal in (("S2SD-MSDF", 1.03), ("PSD", 1.25), ("OBD-SD (batch diffusion)", 1.26)):
         not_measured(f"step of {name}, ResNet-50, batch 112 at 224, bf16, GPU", goal=goal, command=command, why="no GPU here")
+    not_measured("step by optim.compile, ResNet-50, batch 112 at 224, bf16, GPU", goal=None, command=command, why="no GPU here")
     command = "python benchmarks/bench_evaluation.py"
     not_measured("evaluation on a GPU, 60,502 x 128", goal=0.4, command=command, why="no GPU here")
 
 
-PARTS = {"step": main, "terms": terms, "profile": profile, "gpu_rows": gpu_rows}
+PARTS = {"step": main, "terms": terms, "compiled": compiled, "profile": profile, "gpu_rows": gpu_rows}
 
 if __name__ == "__main__":
     sizes = [word for word in sys.argv[1:] if word[0].isdigit()]
     if sizes:
         BATCH, SIDE = map(int, sizes[0].split("x"))
     for part in [word for word in sys.argv[1:] if word not in sizes] or (
-        ["step", "terms"] if on_gpu() else ["step", "terms", "gpu_rows"]
+        ["step", "terms", "compiled"] if on_gpu() else ["step", "terms", "compiled", "gpu_rows"]
     ):
         PARTS[part]()

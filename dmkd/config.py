@@ -115,8 +115,9 @@ def config_hash(config: Config) -> str:
         for key in keys:
             plain[part].pop(key)
     plain["teacher"].pop("features")
-    if not plain["student"]["interpolation"]:  # rows from before it keep their names
-        plain["student"].pop("interpolation")
+    for part, key in (("student", "interpolation"), ("optim", "compile")):  # rows from before them keep their names
+        if not plain[part][key]:
+            plain[part].pop(key)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
 

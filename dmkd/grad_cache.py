@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dmkd.distill.base import Method
 from dmkd.distill.teachers import NoTeacher
 from dmkd.errors import ConfigError
+from dmkd.models.compiled import Compiled
 from dmkd.models.embedder import EmbeddingNet, Features
 from dmkd.models.sized import cut, forward_sized
 from dmkd.optim import Precision, forward_precision
@@ -26,15 +27,15 @@ from dmkd.optim import Precision, forward_precision
 class WholeBatch:
     """One forward pass of the whole batch, with its graph. `student` and `teacher` are called under autocast."""
 
-    def __init__(self, network: EmbeddingNet, method: Method) -> None:
+    def __init__(self, network: EmbeddingNet, method: Method, *, compiled: bool = False) -> None:
         self._network, self._method = network, method
+        self._forward: Callable[..., Features] = Compiled(network) if compiled else network
 
     def student(self, images: Tensor, sizes: Tensor | None = None) -> Features:
         """The student's features of images [B, 3, s, s], or of the pictures of `sizes` [B, 2] in their upper left corners."""
         if sizes is not None:
             return forward_sized(self._network, cut(images, sizes))
-        features: Features = self._network(images, stages=self._method.stages)
-        return features
+        return self._forward(images, stages=self._method.stages)
 
     def teacher(self, teacher: NoTeacher, images: Tensor, teacher_images: Tensor | None) -> Features | None:
         """The teacher's features of its own view of them, or of the student's; None where it gives none."""
@@ -56,8 +57,8 @@ class GradientCache(WholeBatch):
     the network has batch-norm that is not frozen: it would see each chunk by itself.
     """
 
-    def __init__(self, network: EmbeddingNet, method: Method, size: int, precision: Precision) -> None:
-        super().__init__(network, method)
+    def __init__(self, network: EmbeddingNet, method: Method, size: int, precision: Precision, *, compiled: bool = False) -> None:
+        super().__init__(network, method, compiled=compiled)
         _refuse_batch_statistics(network, size)
         self._size, self._precision = size, precision
         self._student, self._teacher = _Side(leaves=True), _Side(leaves=False)

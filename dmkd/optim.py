@@ -49,6 +49,9 @@ class Optim:
     precision: Annotated[str, OneOf(("fp32", "bf16", "fp16"))] = "fp32"
     """On a GPU convolutions in fp32 round their input to 10 bits (TF32), as is torch's default; matrix products do not."""
     channels_last: bool = True
+    compile: bool = False
+    """Compile the student's pass of a training step (`models.compiled`): a minute or more at the first step of a process, less
+    where another trial of the machine has compiled it; equal to rounding. Where it cannot be, the student runs as it is."""
 
 
 class Grouped(Protocol):

@@ -109,8 +109,10 @@ class Training:
         self._score = Scoring(config, device, len(set(self.parts.train.labels.tolist())))
 
     def _passes(self) -> WholeBatch:
-        method, chunk = self.config.method, self.config.optim.chunk
-        return GradientCache(self.student, method, chunk, self.precision) if chunk else WholeBatch(self.student, method)
+        method, chunk, compiled = self.config.method, self.config.optim.chunk, self.config.optim.compile
+        if chunk:
+            return GradientCache(self.student, method, chunk, self.precision, compiled=compiled)
+        return WholeBatch(self.student, method, compiled=compiled)
 
     def train_epoch(self) -> dict[str, float]:
         """One epoch of optimisation. Returns the mean of each term, the loss, and what it cost."""

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dmkd.caches import cache_folder
 from dmkd.errors import DataError
 
 Pixels = NDArray[np.uint8]
@@ -43,9 +44,8 @@ def decoded_folder(root: str) -> Path:
 
     The machine's name is in it because a home that several machines share keeps no order between their writes.
     """
-    cache = os.environ.get("DMKD_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "dmkd")
     name = hashlib.sha256(os.path.abspath(root).encode()).hexdigest()[:16]
-    return Path(cache).expanduser() / "decoded" / (platform.node() or "local") / name
+    return cache_folder() / "decoded" / (platform.node() or "local") / name
 
 
 def decoded_limit() -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dmkd import __version__
+from dmkd.caches import cache_folder
 from dmkd.data.broken import left_out
 from dmkd.data.cache import header_fault
 from dmkd.data.pictures import Listing, Pictures, seal
@@ -50,10 +51,9 @@ Record = Mapping[str, Seen]
 def record_places(listing: Listing) -> tuple[Path, Path]:
     """Where the record lies: beside the pictures, or, where that folder cannot be written, in dmkd's cache."""
     place = hashlib.sha256(os.path.abspath(listing.root).encode(errors="surrogateescape")).hexdigest()[:16]
-    cache = os.environ.get("DMKD_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "dmkd")
     return (
         Path(listing.root) / f"dmkd-manifest.{listing.name}.json",
-        Path(cache).expanduser() / "manifests" / f"{listing.name}-{place}.json",
+        cache_folder() / "manifests" / f"{listing.name}-{place}.json",
     )
 
 

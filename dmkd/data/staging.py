@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dmkd.caches import cache_folder
 from dmkd.errors import DataError
 
 MARKS = ("ETag", "etag", "checksum", "md5", "mtime", "LastModified")
@@ -36,16 +36,11 @@ def staged(url: str) -> Path:
     """
     fs, root = _file_system(url)
     files = _listing(fs, root, url)
-    place = _cache() / hashlib.sha256(json.dumps([url, files], sort_keys=True).encode()).hexdigest()[:24]
+    place = cache_folder() / "staged" / hashlib.sha256(json.dumps([url, files], sort_keys=True).encode()).hexdigest()[:24]
     with _locked(place.with_suffix(".lock")):
         if not place.is_dir():
             _copy(fs, root, files, place, url)
     return place
-
-
-def _cache() -> Path:
-    base = os.environ.get("DMKD_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "dmkd")
-    return Path(base).expanduser() / "staged"
 
 
 def _file_system(url: str) -> tuple[Any, str]:

@@ -19,6 +19,7 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from dmkd import __version__
+from dmkd.caches import cache_folder
 from dmkd.data.pictures import Pictures
 from dmkd.errors import CheckpointError
 from dmkd.evaluation.measure import Measure, Side
@@ -33,9 +34,7 @@ def features_folder() -> Path:
     """Where features are kept: `$DMKD_FEATURES`, else `$DMKD_CACHE/features`, else `~/.cache/dmkd/features`."""
     if os.environ.get("DMKD_FEATURES"):
         return Path(os.environ["DMKD_FEATURES"]).expanduser()
-    if os.environ.get("DMKD_CACHE"):
-        return Path(os.environ["DMKD_CACHE"]).expanduser() / "features"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dmkd" / "features"
+    return cache_folder() / "features"
 
 
 def stored_embeddings(measure: Measure, side: Side, where: str = "") -> Tensor:

@@ -100,6 +100,10 @@ class EmbeddingNet(nn.Module):
     def forward(self, images: Tensor, stages: tuple[str, ...] = ()) -> Features:
         """`Features` of `images`, with the named `stages`. Raises `ConfigError` for an unknown stage."""
         feature_map, maps = self.backbone(self.normalize(images), stages)
+        return self.features(feature_map, maps)
+
+    def features(self, feature_map: Tensor, maps: Mapping[str, Tensor]) -> Features:
+        """What the head makes of the backbone's last map [B, C, h, w], with the maps of stages beside it."""
         embedding, pooled = self.head(feature_map)
         return Features(embedding, pooled, feature_map, maps)
 

@@ -58,7 +58,7 @@ class Backbone(nn.Module):
         self.check_stages(stages)
         caught: dict[str, Tensor] = {}
         last = self._run(images, stages, caught.__setitem__)
-        return self._as_map(last, images), {stage: self._as_map(output, images) for stage, output in caught.items()}
+        return self.as_map(last, images), {stage: self.as_map(output, images) for stage, output in caught.items()}
 
     def check_stages(self, stages: Iterable[str]) -> None:
         """Raise `ConfigError` for a stage that this backbone has not, naming the nearest."""
@@ -102,7 +102,8 @@ class Backbone(nn.Module):
             for hook in hooks:
                 hook.remove()
 
-    def _as_map(self, x: Tensor, images: Tensor) -> Tensor:
+    def as_map(self, x: Tensor, images: Tensor) -> Tensor:
+        """What `trunk` (or a stage) gives of `images`, as a map [B, C, h, w]. Raises `ShapeError` where it is none."""
         if x.ndim == 3:
             return self._tokens_to_map(x, images.shape[-2], images.shape[-1])
         if x.ndim != 4:
@@ -136,7 +137,7 @@ class Backbone(nn.Module):
         images = torch.zeros(1, 3, resolution, resolution, device="meta")
         try:
             with torch.no_grad():
-                channels = shadow._as_map(shadow._run(images, dict.fromkeys(stages), caught.keep), images).shape[1]
+                channels = shadow.as_map(shadow._run(images, dict.fromkeys(stages), caught.keep), images).shape[1]
         except (RuntimeError, AssertionError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
             raise ShapeError(f"backbone {self.name!r} does not take images of {resolution} px ({reason})") from None
@@ -145,7 +146,7 @@ class Backbone(nn.Module):
             with contextlib.suppress(ShapeError):
                 if len(output) != 1:  # windows of the image, counted as a batch
                     continue
-                found[stage] = self._as_map(output, images).shape[1]
+                found[stage] = self.as_map(output, images).shape[1]
         return channels, found
 
 

@@ -26,6 +26,7 @@ NEUTRAL = (
     "evaluation.whitening_root",
     "optim.channels_last",
     "optim.chunk",
+    "optim.compile",
     "optim.precision",
     "student.checkpoint",
     "teacher.checkpoint",

@@ -1,0 +1,12 @@
+"""Where dmkd keeps what it can make again: decoded pictures, records, copies of buckets, teachers' features, compiled kernels."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """`$DMKD_CACHE`, else `dmkd` in the XDG cache folder (`~/.cache`)."""
+    folder = os.environ.get("DMKD_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "dmkd")
+    return Path(folder).expanduser()
