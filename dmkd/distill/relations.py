@@ -34,7 +34,9 @@ def relative(student: Tensor, teacher: Tensor, form: str = "released") -> Tensor
 
     released: the Frobenius norm of the whole matrix, one scalar that grows with B (lambda 0.3 / 0.1 / 1.0 belong to it; its
     gradient is 0 where the matrices are equal; equal rows stand 1e-6 apart). paper: the mean of |d_S - d_T| over unordered pairs.
+    Raises `ShapeError` where they have different numbers of rows, as every term of pairs does.
     """
+    _same_rows("relative", student, teacher)
     if _form(form) == "released":
         return _norm((_floored_distances(student) - _floored_distances(teacher)).flatten())
     difference = _distances(student) - _distances(teacher)
@@ -87,6 +89,7 @@ def pkt(student: Tensor, teacher: Tensor) -> Tensor:
 
     Cosines mapped to [0, 1], rows normalised to sum 1, p_T log((p_T + 1e-7) / (p_S + 1e-7)) averaged over all B^2 entries.
     """
+    _same_rows("pkt", student, teacher)
     tiny = 1e-7
     source, target = _pkt_probabilities(student, tiny), _pkt_probabilities(teacher, tiny)
     return (target * torch.log((target + tiny) / (source + tiny))).mean()
@@ -99,6 +102,7 @@ def rkd(student: Tensor, teacher: Tensor, distance: float = 1.0, angle: float = 
     distance: Huber mean over all B^2 distances, each divided by the mean of those of two rows (equal rows stand 1e-6 apart, so
     that the mean is never 0); angle: Huber mean over all B^3 cosines.
     """
+    _same_rows("rkd", student, teacher)
     total = student.new_zeros(())
     if distance:
         total = total + distance * F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
@@ -116,6 +120,7 @@ def darkrank(
     released: scores -alpha * distance^beta, the `list_size` nearest of the teacher, mean over anchors. paper (Budnik & Avrithis,
     Eq. 9): cosine scores, the whole list, sum over anchors. The anchor itself is never in the list.
     """
+    _same_rows("darkrank", student, teacher)
     own = torch.eye(len(student), dtype=torch.bool, device=student.device)
     if _form(form) == "paper":
         scores, wanted = _cosines(student), _cosines(teacher)
@@ -184,6 +189,13 @@ def _same_shape(term: str, student: Tensor, teacher: Tensor, what: str = "values
         )
 
 
+def _same_rows(term: str, student: Tensor, teacher: Tensor) -> None:
+    if len(student) != len(teacher):  # one row would be broadcast, and give a number
+        raise ShapeError(
+            f"{term}: the student gives {len(student)} embeddings, the teacher {len(teacher)}; they must be of one batch"
+        )
+
+
 def _norm(x: Tensor) -> Tensor:
     """Length along the last dimension; its gradient at 0 is 0."""
     length: Tensor = torch.linalg.vector_norm(x, dim=-1)
@@ -227,6 +239,7 @@ def _angles(x: Tensor) -> Tensor:
 
 
 def _row_kl(student_similarity: Tensor, log_target: Tensor, temperature: float, form: str) -> Tensor:
+    _same_shape("KL of similarities", student_similarity, log_target)
     log_student = (student_similarity / temperature).log_softmax(1)
     if _form(form) == "paper":
         return F.kl_div(log_target, log_student, reduction="sum", log_target=True)

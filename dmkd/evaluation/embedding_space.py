@@ -45,7 +45,8 @@ def spectral_decay(x: Array, drop: int = 0) -> float:
     """KL(uniform || spectrum) of the singular values of x [N, D], not centred, without the `drop` largest, summing to 1.
 
     Low: all directions are used alike (Roth et al. 2020). By a full SVD in float64; the released code's CPU branch leaves out the
-    smallest value. OBD-SD's rho leaves out the two largest: drop=2. Infinite where a value is 0.
+    smallest value. OBD-SD's rho leaves out the two largest: drop=2. Infinite where a value is 0; where it is 0 but for rounding
+    (dimensions that depend on others) the number is large and says no more than that.
     Raises `ConfigError` unless `drop` leaves a value.
     """
     values = np.linalg.svd(vectors(x, "x").astype(np.float64), compute_uv=False)

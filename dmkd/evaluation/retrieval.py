@@ -118,5 +118,6 @@ def check_choice(name: str, value: str, known: Iterable[str]) -> None:
 
 def check_depths(k: Sequence[int]) -> None:
     """Raise `ConfigError` unless every depth is a whole number of at least 1, and there is one."""
-    if not len(k) or any(isinstance(depth, bool) or not isinstance(depth, (int, np.integer)) or depth < 1 for depth in k):
+    given = k if hasattr(k, "__len__") else ()
+    if not len(given) or any(isinstance(depth, bool) or not isinstance(depth, (int, np.integer)) or depth < 1 for depth in given):
         raise ConfigError(f"k: found {k!r}, wanted whole numbers of at least 1")

@@ -61,8 +61,8 @@ class _BatchHard(torch.autograd.Function):
         hinge = farthest - nearest + margin
         usable = positive.any(dim=1, keepdim=True) & negative.any(dim=1, keepdim=True)
         count = usable.sum().clamp_min(1)
-        share = _shares(positive & (distance == farthest)) - _shares(negative & (distance == nearest))
-        pull = share.mul_((usable & (hinge > 0)) / count) * (distance > LEAST) / distance
+        share = _shares(positive & (distance == farthest), distance) - _shares(negative & (distance == nearest), distance)
+        pull = share.mul_((usable & (hinge > 0)).to(distance.dtype) / count) * (distance > LEAST) / distance
         ctx.save_for_backward(rows, others, pull)
         return hinge.clamp_min(0).masked_fill(~usable, 0).sum() / count
 
@@ -76,9 +76,9 @@ class _BatchHard(torch.autograd.Function):
         return (grad * own).to(grad.dtype), (grad * theirs).to(grad.dtype), None, None
 
 
-def _shares(hardest: Tensor) -> Tensor:
-    """Equal weights, of sum 1, of the True of each row; zeros where there is none."""
-    return hardest / hardest.sum(dim=1, keepdim=True).clamp_min(1)
+def _shares(hardest: Tensor, like: Tensor) -> Tensor:
+    """Equal weights, of sum 1, of the True of each row, of the type of `like`; zeros where there is none."""
+    return hardest.to(like.dtype) / hardest.sum(dim=1, keepdim=True).clamp_min(1)
 
 
 def tuple_triplet_loss(

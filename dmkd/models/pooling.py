@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dmkd.errors import ShapeError
+
 
 def full_precision(x: Tensor) -> Tensor:
     """`x`, raised to float32 where mixed precision made it 16 bits: sums of powers and norms lose too much there."""
@@ -44,9 +46,17 @@ def average_max(feature_map: Tensor) -> Tensor:
 def gem(feature_map: Tensor, p: Tensor | float, eps: float = 1e-6) -> Tensor:
     """Generalised mean: (mean of max(x, eps)^p)^(1/p). [B, C, h, w] -> [B, C], not normalised.
 
-    `p` is a number or a tensor of one element (learnable); 1 is the average, large values approach the maximum.
-    Radenovic et al., Fine-tuning CNN Image Retrieval with No Human Annotation, Eq. 3; used by AML and RAML with p = 3.
+    `p` is a number, or a tensor of one element or of one a channel, [C] (learnable); 1 is the average, large values approach the
+    maximum. Raises `ShapeError` for another number of exponents. Radenovic et al., Fine-tuning CNN Image Retrieval with No Human
+    Annotation, Eq. 3; used by AML and RAML with p = 3.
     """
+    if isinstance(p, Tensor) and p.numel() > 1:
+        if p.numel() != feature_map.shape[1]:
+            raise ShapeError(
+                f"gem: found {p.numel()} exponents for {feature_map.shape[1]} channels, wanted one, or one a channel"
+            )
+        pooled: Tensor = full_precision(feature_map).clamp(min=eps).pow(p.view(-1, 1, 1)).mean((-2, -1))
+        return pooled.pow(1.0 / p.view(-1))
     return full_precision(feature_map).clamp(min=eps).pow(p).mean((-2, -1)).pow(1.0 / p)
 
 

@@ -264,6 +264,19 @@ def test_other_dimensions_are_refused_with_the_numbers(term):
         term(vectors(4, 3), vectors(4, 7))
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("term", [relative, paper(relative), pkt, rkd, darkrank, paper(darkrank)])
+def test_another_batch_is_refused_and_not_broadcast(term, rows):
+    with pytest.raises(ShapeError, match=f"gives 3 embeddings, the teacher {rows}"):
+        term(vectors(3, 4), vectors(rows, 4))
+
+
+@pytest.mark.parametrize("term", [similarity_kl, paper(similarity_kl), distribution_kl])
+def test_similarities_of_another_batch_are_refused(term):
+    with pytest.raises(ShapeError, match=r"\[3, 3\].*\[1, 1\]"):
+        term(torch.eye(3), torch.eye(1))
+
+
 def test_maps_that_do_not_fit_are_refused():
     with pytest.raises(ShapeError, match=r"\[2, 3, 2, 2\].*\[2, 4, 2, 2\]"):
         hint(torch.zeros(2, 3, 2, 2), torch.zeros(2, 4, 2, 2))

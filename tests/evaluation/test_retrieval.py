@@ -183,6 +183,7 @@ def test_labels_and_ids_may_be_text():
     ("change", "error", "message"),
     [
         ({"k": ()}, ConfigError, "k: found"),
+        ({"k": 1}, ConfigError, "k: found 1, wanted whole numbers"),
         ({"k": (0,)}, ConfigError, "at least 1"),
         ({"k": (1.5,)}, ConfigError, "whole numbers"),
         ({"query_ids": np.arange(4)}, ShapeError, "only one of query_ids and gallery_ids"),

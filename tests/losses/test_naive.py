@@ -193,6 +193,20 @@ def test_gradients_of_the_asymmetric_forms() -> None:
         assert torch.autograd.gradcheck(loss, (x, ref))
 
 
+@pytest.mark.parametrize("size", [3, 6, 8, 14])
+def test_batch_hards_gradient_has_the_precision_of_float64(size: int) -> None:
+    """One over the batch is no number of float32 unless the batch is a power of two."""
+    generator = torch.Generator().manual_seed(size)
+    x = torch.randn(size, 6, dtype=torch.float64, generator=generator)
+    labels = torch.arange(size) // 2
+    found, wanted = (x.clone().requires_grad_() for _ in range(2))
+    apart = (wanted[:, None] - wanted[None]).square().sum(dim=2).clamp_min(1e-12).sqrt()
+    hinges = [apart[i][labels == labels[i]].max() - apart[i][labels != labels[i]].min() + 0.2 for i in range(size)]
+    (theirs,) = torch.autograd.grad(torch.stack(hinges).relu().mean(), wanted)
+    (ours,) = torch.autograd.grad(batch_hard_triplet_loss(found, labels, margin=0.2), found)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("reference", [False, True])
 def test_batch_hards_written_out_gradient_is_that_of_finite_differences(reference: bool) -> None:
     generator = torch.Generator().manual_seed(3)

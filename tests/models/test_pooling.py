@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dmkd.errors import ShapeError
 from dmkd.models.pooling import GeM, gem, make_pooling, unit_length
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "gem_l2n_p3.0.npz"
@@ -29,6 +30,14 @@ def test_gem_with_p_one_is_the_average_and_large_p_nears_the_maximum() -> None:
     flat = feature_map.numpy().reshape(2, 3, -1)
     np.testing.assert_allclose(gem(feature_map, 1.0), flat.mean(-1), rtol=1e-12)
     np.testing.assert_allclose(gem(feature_map, 500.0), flat.max(-1), rtol=1e-2)
+
+
+def test_gem_with_an_exponent_for_each_channel_is_gem_of_each_channel() -> None:
+    feature_map, p = torch.rand(2, 3, 4, 3, dtype=torch.float64), torch.tensor([1.0, 3.0, 5.5], dtype=torch.float64)
+    each = [gem(feature_map[:, channel : channel + 1], float(p[channel])) for channel in range(3)]
+    torch.testing.assert_close(gem(feature_map, p), torch.cat(each, 1))
+    with pytest.raises(ShapeError, match="found 2 exponents for 3 channels"):
+        gem(feature_map, p[:2])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
