@@ -20,8 +20,8 @@ from dmkd.evaluation import Evaluation, evaluate, mean_average_precision
 
 CLOCK = "wall" if on_gpu() else "cpu"
 """A GPU is not seen in CPU seconds."""
-ROWS = 1 << 26 if on_gpu() else 1 << 23
-"""Similarities of a block of the product."""
+ROWS = 1 << 26 if on_gpu() else 1 << 25
+"""Similarities of a block of the product, as many as in ours."""
 AT_R = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
 
 
