@@ -142,7 +142,7 @@ def test_kernels_lie_in_a_folder_of_ones_own_unless_torch_was_told_of_another(
     assert os.environ[FOLDER] == str(tmp_path / "told")
 
 
-def test_a_row_keeps_its_name_unless_it_is_compiled() -> None:
+def test_a_compiled_row_has_a_name_of_its_own() -> None:
     assert config_hash(Config()) != config_hash(override(Config(), {"optim.compile": True}))
 
 
