@@ -137,6 +137,11 @@ def test_kernels_lie_in_a_folder_of_ones_own_unless_torch_was_told_of_another(
         place = Path(os.environ[FOLDER])
         assert place.is_relative_to(tmp_path / "cache" / "compiled")
         assert oct(place.stat().st_mode)[-3:] == "700"
+    monkeypatch.delenv(FOLDER)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DMKD_CACHE", str(tmp_path / "file"))
+    Compiled(network())  # no folder can be made there: torch's own has to do
+    assert not os.environ.get(FOLDER, "").startswith(str(tmp_path))
     monkeypatch.setenv(FOLDER, str(tmp_path / "told"))
     Compiled(network())
     assert os.environ[FOLDER] == str(tmp_path / "told")

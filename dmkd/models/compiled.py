@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import tempfile
@@ -64,5 +65,6 @@ def _keep_in_own_folder() -> None:
     if chosen and not chosen.startswith(default):  # torch sets its default itself, whenever parts of it are imported
         return
     folder = cache_folder() / "compiled" / (platform.node() or "local")  # kernels are of one processor
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.environ[FOLDER] = os.fspath(folder)
+    with contextlib.suppress(OSError):  # where it cannot be made, torch's own has to do
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.environ[FOLDER] = os.fspath(folder)
