@@ -128,10 +128,15 @@ def teaching(own: str) -> Callable[[], None]:
 
 
 def measured(rows: dict[str, Row]) -> dict[str, list[float]]:
-    """Seconds of `REPEATS` steps of every row, of the plain step, and of the passes alone, in turn, after one warm-up each."""
+    """Seconds of every row, of the plain step, and of the passes alone."""
     runs = {"plain": stepper(MetricLearning()), "forward": forward()}
     runs |= {f"teacher, {row.teacher}": teaching(row.teacher) for row in rows.values() if row.teacher}
     runs |= {name: stepper(row.method, row.teacher) for name, row in rows.items()}
+    return in_turn(runs)
+
+
+def in_turn(runs: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
+    """Seconds of `REPEATS` steps of each, in turn, after one warm-up each."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(REPEATS + 1):
         for name, run in runs.items():
@@ -194,12 +199,7 @@ def compiled() -> None:
     print(
         f"batch {BATCH} at {SIDE} pixels, {PRECISION}: the first compiled step, with what was kept of earlier ones, {first:.0f} s"
     )
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(REPEATS + 1):
-        for name, run in runs.items():
-            wall, cpu = timed(lambda run=run: [run() for _ in range(STEPS)])
-            if repeat:
-                seconds[name].append((wall if on_gpu() else cpu) / STEPS)
+    seconds = in_turn(runs)
     record(
         f"step by optim.compile, ResNet-50, batch {BATCH} at {SIDE}, {PRECISION}",
         seconds["compiled"],
