@@ -1,6 +1,6 @@
 """What a trial costs beside its training: no-op trials through the sweep's own Tuner, searcher and durable study.
 
-python benchmarks/bench_sweep.py                                     # about 20 minutes of a quiet 2-core machine
+python benchmarks/bench_sweep.py                                     # about 15 minutes of a quiet 2-core machine
 DMKD_BENCH_TRIALS="10 100" python benchmarks/bench_sweep.py overhead
 
 The peer is what a Ray user writes first: `tune.Tuner` on a function, with `OptunaSearch` and every default.

@@ -14,7 +14,6 @@ import fcntl
 import hashlib
 import mmap
 import os
-import platform
 import shutil
 import struct
 import warnings
@@ -25,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dmkd.caches import cache_folder
+from dmkd.caches import machine_cache
 from dmkd.errors import DataError
 
 Pixels = NDArray[np.uint8]
@@ -40,12 +39,9 @@ RECORD = struct.Struct("<16sQIIII")
 
 
 def decoded_folder(root: str) -> Path:
-    """Where the pictures below `root` are kept: `$DMKD_CACHE/decoded/<machine>/...`, else in `~/.cache/dmkd`.
-
-    The machine's name is in it because a home that several machines share keeps no order between their writes.
-    """
+    """Where the pictures below `root` are kept: `$DMKD_CACHE/decoded/<machine>/...`, else in `~/.cache/dmkd`."""
     name = hashlib.sha256(os.path.abspath(root).encode()).hexdigest()[:16]
-    return cache_folder() / "decoded" / (platform.node() or "local") / name
+    return machine_cache("decoded") / name
 
 
 def decoded_limit() -> int:
@@ -110,7 +106,7 @@ class DecodedPictures:
         if not self._told:
             self._told = True
             message = f"{self.folder}: decoded pictures {why}; what does not fit in memory is decoded each time"
-            warnings.warn(f"{message}. Free some, or set $DMKD_CACHE to a folder of another disk", stacklevel=4)
+            warnings.warn(f"{message}. Set $DMKD_CACHE to a folder of another disk", stacklevel=4)
         return False
 
     @contextlib.contextmanager

@@ -25,7 +25,7 @@ from dmkd.evaluation.blocks import Block, DeviceBlock, HostBlock
 from dmkd.evaluation.ranks import Ranks
 
 BLOCK_MB = 128.0
-"""Memory of one block of similarities; no result depends on it. A quarter of it costs a third more: products of few rows."""
+"""Memory of one block of similarities; no result depends on it. A quarter of it costs a quarter more: products of few rows."""
 DEVICE_BLOCK_MB = 256.0
 """The same on an accelerator, where a product of few rows leaves most of the device idle."""
 TILE = 16

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmkd.caches import cache_folder
+from dmkd.caches import machine_cache
 from dmkd.models.embedder import EmbeddingNet, Features
 
 FOLDER = "TORCHINDUCTOR_CACHE_DIR"
@@ -64,7 +63,7 @@ def _keep_in_own_folder() -> None:
     chosen, default = os.environ.get(FOLDER), os.path.join(tempfile.gettempdir(), "torchinductor_")
     if chosen and not chosen.startswith(default):  # torch sets its default itself, whenever parts of it are imported
         return
-    folder = cache_folder() / "compiled" / (platform.node() or "local")  # kernels are of one processor
+    folder = machine_cache("compiled")
     with contextlib.suppress(OSError):  # where it cannot be made, torch's own has to do
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.environ[FOLDER] = os.fspath(folder)

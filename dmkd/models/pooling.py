@@ -50,14 +50,14 @@ def gem(feature_map: Tensor, p: Tensor | float, eps: float = 1e-6) -> Tensor:
     maximum. Raises `ShapeError` for another number of exponents. Radenovic et al., Fine-tuning CNN Image Retrieval with No Human
     Annotation, Eq. 3; used by AML and RAML with p = 3.
     """
+    powers = p
     if isinstance(p, Tensor) and p.numel() > 1:
         if p.numel() != feature_map.shape[1]:
             raise ShapeError(
                 f"gem: found {p.numel()} exponents for {feature_map.shape[1]} channels, wanted one, or one a channel"
             )
-        pooled: Tensor = full_precision(feature_map).clamp(min=eps).pow(p.view(-1, 1, 1)).mean((-2, -1))
-        return pooled.pow(1.0 / p.view(-1))
-    return full_precision(feature_map).clamp(min=eps).pow(p).mean((-2, -1)).pow(1.0 / p)
+        powers = p.view(-1, 1, 1)
+    return full_precision(feature_map).clamp(min=eps).pow(powers).mean((-2, -1)).pow(1.0 / p)
 
 
 class GeM(nn.Module):
