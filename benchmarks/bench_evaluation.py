@@ -17,12 +17,12 @@ from ratio import device, heading, on_gpu, peak_memory, ratio, record, timed
 from torch import Tensor
 
 from dmkd.evaluation import Evaluation, evaluate, mean_average_precision
-from dmkd.evaluation.search import BLOCK_MB, DEVICE_BLOCK_MB
+from dmkd.evaluation.products import BLOCK_MB, DEVICE_BLOCK_MB
 
 CLOCK = "wall" if on_gpu() else "cpu"
 """A GPU is not seen in CPU seconds."""
-ROWS = int((DEVICE_BLOCK_MB if on_gpu() else BLOCK_MB) * 2**18)
-"""Similarities of a block of the product, as many as in ours."""
+ROWS = int((DEVICE_BLOCK_MB if on_gpu() else BLOCK_MB * torch.get_num_threads()) * 2**18)
+"""Similarities of a block of the product, as many as those of all threads in ours."""
 AT_R = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
 
 

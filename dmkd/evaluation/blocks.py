@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dmkd.evaluation.arrays import Integers
-from dmkd.evaluation.ranks import ranks_in_row
+from dmkd.evaluation.host_ranks import ranks_in_rows
 
 FEW = 16
 """Positives of a query up to which a device counts what lies above each; with more it sorts the rows."""
@@ -35,7 +33,7 @@ class Block(Protocol):
 
 
 class HostBlock:
-    """A `Block` of NumPy; each row is ranked by itself, by as many threads as torch uses."""
+    """A `Block` of NumPy."""
 
     def __init__(self, values: NDArray[Any]) -> None:
         self.values = values
@@ -54,27 +52,7 @@ class HostBlock:
 
     def ranks(self, rows: Integers, columns: Integers) -> Integers:
         """See `Block`."""
-        starts = np.flatnonzero(np.diff(rows, prepend=-1))
-        stops = np.append(starts[1:], len(rows))[: len(starts)]
-        asked = list(zip(rows[starts].tolist(), starts.tolist(), stops.tolist(), strict=True))
-        ranks = np.empty(len(rows), dtype=np.int64)
-
-        def rank(some: list[tuple[int, int, int]]) -> None:
-            for row, start, stop in some:
-                ranks[start:stop] = ranks_in_row(self.values[row], columns[start:stop])
-
-        threads = torch.get_num_threads()
-        if threads == 1 or self.values.size < 1 << 20:
-            rank(asked)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(rank, _shares(asked, threads)))
-        return ranks
-
-
-def _shares(asked: list[Any], count: int) -> Iterator[list[Any]]:
-    size = -(-len(asked) // count) or 1
-    return (asked[start : start + size] for start in range(0, len(asked), size))
+        return ranks_in_rows(self.values, rows, columns)
 
 
 class DeviceBlock:

@@ -1,4 +1,4 @@
-"""Ranks of positives: how they are found in one row of similarities, and what the metrics make of them."""
+"""Ranks of positives, and what the metrics make of them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmkd.evaluation.arrays import Floats, Integers
-
-SORT_COST, CALL_COST = 170, 25_000
-"""To sort one element takes as long as to count 170; one call of a counting loop as long as to count 25,000 (AVX-512 machine)."""
-
-SHORT = 8
-"""The part of a row that is not below its last positive is worth cutting out where it is at most 1 / 8 of it."""
 
 
 @dataclass(frozen=True)
@@ -83,42 +77,6 @@ def _trapezoidal(rank: Integers, nth: Integers) -> Floats:
 
 
 AP_TERMS = {"step": _step, "trapezoidal": _trapezoidal, "released": _step}
-
-
-def ranks_in_row(row: NDArray[Any], positives: Integers) -> Integers:
-    """1-based ranks, ascending, of `positives` (gallery positions) in one row of similarities where junk is -inf."""
-    scores = row[positives]
-    if len(positives) > 2:
-        row, positives = _down_to_the_last(row, positives, scores)
-    if len(positives) * (len(row) + CALL_COST) < SORT_COST * len(row):
-        ahead = _ahead_by_counting(row, positives, scores)
-    else:
-        ahead = _ahead_by_sorting(row, positives, scores)
-    return np.sort(ahead) + 1
-
-
-def _down_to_the_last(row: NDArray[Any], positives: Integers, scores: NDArray[Any]) -> tuple[NDArray[Any], Integers]:
-    """The part of a row that is not below the last positive, and where the positives stand in it; all of it unless short."""
-    near = row >= scores.min()
-    if SHORT * np.count_nonzero(near) > len(row):
-        return row, positives
-    where = np.flatnonzero(near)
-    return row[where], np.searchsorted(where, positives)
-
-
-def _ahead_by_counting(row: NDArray[Any], positives: Integers, scores: NDArray[Any]) -> Integers:
-    pairs = zip(positives.tolist(), scores, strict=True)
-    ahead = [np.count_nonzero(row[:p] >= score) + np.count_nonzero(row[p + 1 :] > score) for p, score in pairs]
-    return np.array(ahead, dtype=np.int64)
-
-
-def _ahead_by_sorting(row: NDArray[Any], positives: Integers, scores: NDArray[Any]) -> Integers:
-    ordered = np.sort(row)
-    right = np.searchsorted(ordered, scores, "right")
-    ahead = len(row) - right
-    for tied in np.flatnonzero(right - np.searchsorted(ordered, scores, "left") > 1):
-        ahead[tied] += np.count_nonzero(row[: positives[tied]] == scores[tied])
-    return ahead
 
 
 def collect(found: Sequence[tuple[int, Integers]]) -> Ranks:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from dmkd.errors import DataError, ShapeError
 from dmkd.evaluation.arrays import Array, like, to_numpy
-from dmkd.evaluation.ranks import Ranks, collect, ranks_in_row
+from dmkd.evaluation.host_ranks import ranks_in_row
+from dmkd.evaluation.ranks import Ranks, collect
 from dmkd.evaluation.retrieval import check_choice, check_depths
 
 PROTOCOLS = {

@@ -11,7 +11,7 @@ positive, found by counting what lies above it, so neither the N x N matrix nor 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
@@ -21,15 +21,9 @@ from torch import Tensor
 
 from dmkd.errors import DataError, ShapeError
 from dmkd.evaluation.arrays import Array, Integers, keys, vectors
-from dmkd.evaluation.blocks import Block, DeviceBlock, HostBlock
+from dmkd.evaluation.blocks import Block
+from dmkd.evaluation.products import ask_blocks
 from dmkd.evaluation.ranks import Ranks
-
-BLOCK_MB = 128.0
-"""Memory of one block of similarities; no result depends on it. A quarter of it costs a quarter more: products of few rows."""
-DEVICE_BLOCK_MB = 256.0
-"""The same on an accelerator, where a product of few rows leaves most of the device idle."""
-TILE = 16
-"""Rows of both sides of a product come in multiples of this."""
 
 
 class _Matches:
@@ -84,7 +78,7 @@ def positive_ranks(
         if left is not None or right is not None
     ]
     place = device or (queries.device if isinstance(queries, Tensor) else torch.device("cpu"))
-    return (_rank_block(block, start, mates, left_out, first) for start, block in _blocks(q, g, place))
+    return ask_blocks(q, g, place, lambda start, block: _rank_block(block, start, mates, left_out, first))
 
 
 def _matches(left: Any, right: Any, queries: int, gallery: int, name: str) -> _Matches:
@@ -104,49 +98,6 @@ def _same_space(queries: Array, gallery: Array) -> tuple[NDArray[Any], NDArray[A
             f"similarities overflow {dtype}: the longest query has norm {lengths[0]:.3g}, the gallery {lengths[1]:.3g}"
         )
     return q.astype(dtype, copy=False), g.astype(dtype, copy=False)
-
-
-def _blocks(q: NDArray[Any], g: NDArray[Any], device: torch.device) -> Iterator[tuple[int, Block]]:
-    """Similarities of some queries to the whole gallery, with the position of the first; the next block reuses the memory.
-
-    Both sides are padded to whole tiles: BLAS rounds a matrix's last odd rows and columns otherwise than the rest, which would
-    make equal vectors unequal and the block size visible.
-    """
-    whole = _padded(g)
-    on_host = device.type == "cpu"
-    memory = (BLOCK_MB if on_host else DEVICE_BLOCK_MB) * 2**20
-    rows = TILE * max(1, int(memory / (len(whole) * whole.itemsize * TILE)))
-    rows = min(rows, -(-len(q) // TILE) * TILE)
-    multiply = _host_product(whole, rows) if on_host else _device_product(whole, device)
-    for start in range(0, len(q), rows):
-        part = q[start : start + rows]
-        yield start, multiply(_padded(part), len(part), len(g))
-
-
-def _padded(x: NDArray[Any]) -> NDArray[Any]:
-    missing = -len(x) % TILE
-    return np.concatenate([x, np.zeros((missing, x.shape[1]), x.dtype)]) if missing else x
-
-
-def _host_product(g: NDArray[Any], rows: int) -> Callable[[NDArray[Any], int, int], Block]:
-    buffer = np.empty((rows, len(g)), g.dtype)
-    return lambda part, height, width: HostBlock(np.matmul(part, g.T, out=buffer[: len(part)])[:height, :width])
-
-
-def _device_product(g: NDArray[Any], device: torch.device) -> Callable[[NDArray[Any], int, int], Block]:
-    there = torch.from_numpy(g).to(device)
-
-    def multiply(part: NDArray[Any], height: int, width: int) -> Block:
-        # Training may have allowed TF32 or autocast; ranks are those of full float32 products.
-        allowed = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            with torch.autocast(device.type, enabled=False):
-                return DeviceBlock((torch.from_numpy(part).to(device) @ there.T)[:height, :width])
-        finally:
-            torch.set_float32_matmul_precision(allowed)
-
-    return multiply
 
 
 def _rank_block(block: Block, start: int, mates: _Matches, junk: Sequence[_Matches], first: bool) -> Ranks:

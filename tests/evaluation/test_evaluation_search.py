@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import tracemalloc
+from contextlib import contextmanager
 
 import naive_retrieval as naive
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 from torch.overrides import TorchFunctionMode
 
-from dmkd.evaluation import blocks, ranks, search
+from dmkd.evaluation import blocks, host_ranks, products, ranks, search
 
 
 def data(n=301, d=33, classes=20):
@@ -31,9 +34,9 @@ def test_the_block_size_changes_no_bit(monkeypatch, dtype):
     x, y = data()
     whole, blocks = gather(x.astype(dtype), y)
     assert blocks == 1
-    monkeypatch.setattr(search, "BLOCK_MB", 1e-6)
+    monkeypatch.setattr(products, "BLOCK_MB", 1e-6)
     small, blocks = gather(x.astype(dtype), y)
-    assert blocks == -(-len(x) // search.TILE)
+    assert blocks == -(-len(x) // products.TILE)
     for left, right in zip(whole, small, strict=True):
         np.testing.assert_array_equal(left, right)
 
@@ -44,8 +47,7 @@ def test_equal_vectors_have_equal_similarities_wherever_they_stand():
         g = rng.standard_normal((half, d)).astype(np.float32)
         g = np.concatenate([g, g, g[:1]])
         q = rng.standard_normal((queries, d)).astype(np.float32)
-        for _, found in search._blocks(np.concatenate([q, q]), g, torch.device("cpu")):
-            block = found.values
+        for block in products.ask_blocks(np.concatenate([q, q]), g, torch.device("cpu"), lambda _, found: found.values.copy()):
             np.testing.assert_array_equal(block[:, :half], block[:, half:-1])
             np.testing.assert_array_equal(block[:, 0], block[:, -1])
             np.testing.assert_array_equal(block[:queries], block[queries:])
@@ -53,7 +55,7 @@ def test_equal_vectors_have_equal_similarities_wherever_they_stand():
 
 def test_memory_stays_near_one_block(monkeypatch):
     x, y = data(n=3000, classes=500)
-    monkeypatch.setattr(search, "BLOCK_MB", 1.0)
+    monkeypatch.setattr(products, "BLOCK_MB", 1.0)
     gather(x[:50], y[:50])
     tracemalloc.start()
     gather(x, y)
@@ -74,22 +76,22 @@ def test_first_ranks_the_best_positive_alone():
 
 @pytest.mark.parametrize("cost", [0, 10**9])
 def test_counting_and_sorting_give_the_same_ranks(monkeypatch, cost):
-    monkeypatch.setattr(ranks, "SORT_COST", cost)
+    monkeypatch.setattr(host_ranks, "SORT_COST", cost)
     rng = np.random.default_rng(2)
     for _ in range(50):
         row = rng.integers(-3, 4, rng.integers(1, 40)).astype(np.float32)
         junk = rng.random(len(row)) < 0.2
         positive = (rng.random(len(row)) < 0.4) & ~junk
         if positive.any():
-            got = ranks.ranks_in_row(np.where(junk, -np.inf, row), np.flatnonzero(positive))
+            got = host_ranks.ranks_in_row(np.where(junk, -np.inf, row), np.flatnonzero(positive))
             assert got.tolist() == naive.ranks(row.tolist(), positive.tolist(), junk.tolist())
 
 
 def test_both_ways_are_taken_by_size():
     row = np.arange(1000, dtype=np.float32)
     few, many = np.array([3, 990]), np.arange(0, 1000, 5)
-    assert ranks.ranks_in_row(row, few).tolist() == [10, 997]
-    assert ranks.ranks_in_row(row, many).tolist() == [1000 - p for p in many[::-1]]
+    assert host_ranks.ranks_in_row(row, few).tolist() == [10, 997]
+    assert host_ranks.ranks_in_row(row, many).tolist() == [1000 - p for p in many[::-1]]
 
 
 def test_positions_of_a_key_ascend():
@@ -125,33 +127,109 @@ def test_a_block_ranks_alike_on_the_host_and_on_a_device(monkeypatch, few, share
             np.testing.assert_array_equal(block.ranks(*positive), wanted)
 
 
-def test_threads_share_the_rows_of_a_large_block():
-    rng = np.random.default_rng(6)
-    values, positive = rng.standard_normal((33, 1 << 15)).astype(np.float32), np.nonzero(rng.random((33, 1 << 15)) < 1e-3)
+@contextmanager
+def torch_threads(count):
     before = torch.get_num_threads()
-    found = []
+    torch.set_num_threads(count)
     try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            found.append(blocks.HostBlock(values).ranks(*positive))
+        yield
     finally:
         torch.set_num_threads(before)
-    order = (-values).argsort(axis=1, kind="stable").argsort(axis=1)
-    np.testing.assert_array_equal(
-        found[0], 1 + np.concatenate([np.sort(order[r][positive[1][positive[0] == r]]) for r in range(33)])
-    )
-    np.testing.assert_array_equal(*found)
+
+
+def test_threads_share_the_queries_and_give_the_same_ranks(monkeypatch):
+    monkeypatch.setattr(products, "BLOCK_MB", 1.0)
+    x, y = data(n=1501, classes=300)
+    found, used = [], []
+    real = search._rank_block
+
+    def rank(*given):
+        used.append(threading.get_ident())
+        return real(*given)
+
+    monkeypatch.setattr(search, "_rank_block", rank)
+    for threads in (1, 3):
+        used.clear()
+        with torch_threads(threads):
+            found.append(gather(x, y)[0])
+        assert 1 <= len(set(used)) <= threads
+    for left, right in zip(*found, strict=True):
+        np.testing.assert_array_equal(left, right)
+    similarity = np.where(np.eye(len(x)), -np.inf, x.astype(np.float64) @ x.T.astype(np.float64))
+    wanted = [
+        naive.ranks(row.tolist(), (y == y[i]).tolist(), [j == i for j in range(len(x))]) for i, row in enumerate(similarity[:20])
+    ]
+    assert found[0][2][: sum(map(len, wanted))].tolist() == [rank for row in wanted for rank in row]
+
+
+def blas_threads():
+    return {library["num_threads"] for library in threadpool_info() if "numpy" in library["filepath"]}
+
+
+def test_the_host_multiplies_by_one_thread_of_blas_and_leaves_the_others_as_they_were():
+    x, _ = data()
+    before, during = blas_threads(), []
+    answers = products.ask_blocks(x, x, torch.device("cpu"), lambda *_: during.append(blas_threads()))
+    assert list(answers) == [None] * len(during)
+    assert during == [{1}] * len(during)
+    assert blas_threads() == before
+
+    def fail(*_):
+        raise ValueError("of a block")
+
+    with pytest.raises(ValueError, match="of a block"):
+        list(products.ask_blocks(x, x, torch.device("cpu"), fail))
+    assert blas_threads() == before
+
+
+@pytest.mark.parametrize(("threads", "each", "together", "rows"), [(1, 1.0, 9.0, 80), (3, 1.0, 9.0, 80), (3, 1.0, 1.5, 32)])
+def test_memory_of_all_threads_is_bounded(monkeypatch, threads, each, together, rows):
+    monkeypatch.setattr(products, "BLOCK_MB", each)
+    monkeypatch.setattr(products, "ALL_BLOCKS_MB", together)
+    x, _ = data(n=3000)
+    with torch_threads(threads):
+        sizes = list(products.ask_blocks(x, x, torch.device("cpu"), lambda _, block: len(block)))
+    assert sizes == [rows] * (3000 // rows) + [3000 % rows] * (3000 % rows > 0)
 
 
 @pytest.mark.parametrize("short", [1, 8, 10**9])
 def test_cutting_a_row_down_to_its_last_positive_changes_no_rank(monkeypatch, short):
-    monkeypatch.setattr(ranks, "SHORT", short)
+    monkeypatch.setattr(host_ranks, "SHORT", short)
     rng = np.random.default_rng(7)
     for _ in range(50):
         values, junk, positive, wanted = random_block(rng, 1, int(rng.integers(1, 80)), 0.3)
         values[junk] = -np.inf
         if len(wanted):
-            assert ranks.ranks_in_row(values[0], positive[1]).tolist() == wanted.tolist()
+            assert host_ranks.ranks_in_row(values[0], positive[1]).tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("short", [1, 8, 10**9])
+@pytest.mark.parametrize("cells", [1, 200, 1 << 21])
+def test_rows_are_ranked_together_as_one_by_one(monkeypatch, cells, short, dtype):
+    monkeypatch.setattr(host_ranks, "CELLS", cells)
+    monkeypatch.setattr(host_ranks, "SHORT", short)
+    rng = np.random.default_rng(8)
+    for _ in range(20):
+        values, junk, positive, wanted = random_block(rng, int(rng.integers(1, 80)), int(rng.integers(1, 60)), 0.1)
+        values[junk] = -np.inf
+        values = values.astype(dtype) / 3  # negative and positive zeros and fractions
+        values[values == 0] *= rng.choice([-1, 1], size=(values == 0).sum())
+        np.testing.assert_array_equal(host_ranks.ranks_in_rows(values, *positive), wanted)
+
+
+def test_keys_order_every_kind_of_number():
+    values = np.array(
+        [-np.inf, -3e38, -1.5, -1e-42, -0.0, 0.0, 1e-42, 1e-8, 1.0, np.nextafter(np.float32(1), np.float32(2)), 3e38]
+    )
+    values = values.astype(np.float32)
+    keys = host_ranks._keys(np.zeros(11, dtype=np.int64), values, np.zeros(11, dtype=np.int64))
+    assert keys[4] == keys[5]
+    assert (np.diff(np.delete(keys, 4)) < 0).all()
+    last = (1 << host_ranks.COLUMN_BITS) - 1
+    edge = host_ranks._keys(np.array([0, 1, 30, 31]), values[[1, 10, 1, 10]], np.array([last, 0, last, 0]))
+    assert (np.diff(edge) > 0).all()
+    assert edge.min() >= 0
 
 
 class Spy(TorchFunctionMode):
@@ -173,12 +251,12 @@ def test_other_devices_multiply_in_full_precision_whatever_training_allowed():
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        multiply = search._device_product(x, torch.device("cpu"))
+        multiply = products._device_product(x, torch.device("cpu"))
         with torch.autocast("cpu", dtype=torch.bfloat16), Spy() as spy:
-            block = multiply(x, len(x) - 2, len(x) - 1)
+            similarities = multiply(x)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
     assert spy.seen == ["highest"]
-    assert block.values.dtype == torch.float32
-    np.testing.assert_allclose(block.values.numpy(), wanted[:-2, :-1], atol=1e-4)
+    assert similarities.dtype == torch.float32
+    np.testing.assert_allclose(similarities.numpy(), wanted, atol=1e-4)

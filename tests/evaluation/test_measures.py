@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from dmkd.config import Config, config_hash
 from dmkd.errors import ConfigError
-from dmkd.evaluation import METRICS, Evaluation, evaluate, kmeans, nmi, r_precision, search
+from dmkd.evaluation import METRICS, Evaluation, evaluate, kmeans, nmi, products, r_precision
 from dmkd.space import override
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -169,7 +169,7 @@ def test_a_cap_draws_queries_and_keeps_the_gallery_and_the_space(tensors):
 
 def test_no_metric_needs_all_similarities_at_once(monkeypatch):
     x, y = case(3000, 600)
-    monkeypatch.setattr(search, "BLOCK_MB", 1.0)
+    monkeypatch.setattr(products, "BLOCK_MB", 1.0)
     measured(x[:60], y[:60])
     tracemalloc.start()
     measured(x, y, metrics=tuple(name for name in ALL if "nmi" not in name and "f1" not in name), nmi=False)
@@ -194,9 +194,9 @@ class Largest(TorchFunctionMode):
 
 def test_nor_does_another_device(monkeypatch):
     x, _ = case(2000)
-    monkeypatch.setattr(search, "BLOCK_MB", 1.0)
-    monkeypatch.setattr(search, "_host_product", lambda g, rows: search._device_product(g, torch.device("cpu")))
+    monkeypatch.setattr(products, "DEVICE_BLOCK_MB", 1.0)
+    device = torch.device("cpu")
     with Largest() as largest:
-        blocks = [len(block) for _, block in search._blocks(x, x, torch.device("cpu"))]
+        blocks = list(products._on_device(x, x, device, lambda _, block: len(block)))
     assert sum(blocks) == 2000
     assert max(x.size, 16 * 2000) <= largest.elements <= 2**18

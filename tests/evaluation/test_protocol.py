@@ -22,9 +22,9 @@ from dmkd.evaluation import (
     mean_average_precision,
     mean_average_precision_at_r,
     nmi,
+    products,
     protocol_fingerprint,
     recall_at_k,
-    search,
     write_outcomes,
 )
 from dmkd.evaluation.measure import Measure
@@ -111,12 +111,12 @@ CARD = torch.device("cuda")
 
 
 class Card:
-    """A card that is only declared: `search` hands it products, real tensors make them; the n-th finds its memory full."""
+    """A card that is only declared: the engine hands it products, real tensors make them; the n-th finds its memory full."""
 
     def __init__(self, monkeypatch, full=0):
-        self.asked, self.full, self.real = [], full, search._device_product
-        monkeypatch.setattr(search, "_device_product", self)
-        monkeypatch.setattr(search, "DEVICE_BLOCK_MB", 1e-6)
+        self.asked, self.full, self.real = [], full, products._device_product
+        monkeypatch.setattr(products, "_device_product", self)
+        monkeypatch.setattr(products, "DEVICE_BLOCK_MB", 1e-6)
 
     def __call__(self, g, device):
         multiply = self.real(g, torch.device("cpu"))
@@ -136,7 +136,7 @@ def test_similarities_are_computed_where_asked_and_by_the_host_where_that_is_ful
     here = evaluate(x, x, y, y, evaluation=Evaluation(), **ids)
     card = Card(monkeypatch, full)
     there = evaluate(x, x, y, y, evaluation=Evaluation(), device=CARD, **ids)
-    assert card.asked == [CARD] * (full or -(-len(x) // search.TILE))
+    assert card.asked == [CARD] * (full or -(-len(x) // products.TILE))
     assert there[0] == here[0]
     for found, wanted in zip(vars(there[1]).values(), vars(here[1]).values(), strict=True):
         np.testing.assert_array_equal(found, wanted)
