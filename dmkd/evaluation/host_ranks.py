@@ -53,25 +53,25 @@ def _together(values: NDArray[np.float32], rows: Integers, columns: Integers, fl
     np.greater_equal(values, last, out=near[: values.size].reshape(values.shape))
     if SHORT * np.count_nonzero(near) > values.size:
         return _one_by_one(values, rows, columns)
-    row, column = np.divmod(_set(near), values.shape[1])
-    ordered = np.sort(_keys(row, values[row, column], column))
+    row, column = np.divmod(positions(near), values.shape[1])
+    ordered = np.sort(keys(row, values[row, column], column, COLUMN_BITS))
     # Sorted, the positives' keys keep their rows and ascend in rank.
-    ahead = np.searchsorted(ordered, np.sort(_keys(rows, scores, columns)))
+    ahead = np.searchsorted(ordered, np.sort(keys(rows, scores, columns, COLUMN_BITS)))
     return ahead - np.searchsorted(ordered, rows << (32 + COLUMN_BITS)) + 1
 
 
-def _set(flags: NDArray[np.bool_]) -> Integers:
-    """Positions of the few that are set, found eight at a time."""
+def positions(flags: NDArray[np.bool_]) -> Integers:
+    """Where the few of a multiple of eight flags are set, found eight at a time."""
     eights = np.flatnonzero(flags.view(np.uint64) != 0)
     eight, which = np.nonzero(flags.reshape(-1, 8)[eights])
     return eights[eight] * 8 + which
 
 
-def _keys(row: Integers, value: NDArray[np.float32], column: Integers) -> Integers:
+def keys(row: Integers, value: NDArray[np.float32], column: Integers, column_bits: int) -> Integers:
     """Whole numbers that order as (row, falling value, column)."""
     bits = (value + np.float32(0)).view(np.int32)  # -0 equals 0
     rising = bits ^ (bits >> 31 & 0x7FFFFFFF)
-    return (row << 32 | 0x7FFFFFFF - rising.astype(np.int64)) << COLUMN_BITS | column
+    return (row << 32 | 0x7FFFFFFF - rising.astype(np.int64)) << column_bits | column
 
 
 def _one_by_one(values: NDArray[Any], rows: Integers, columns: Integers) -> Integers:

@@ -100,9 +100,10 @@ class Measure:
                 )
             groups = torch.from_numpy(self.part.groups)
         labels = torch.from_numpy(self.part.labels)
+        query_rows = _rows(queries, asked)
         metrics, outcomes = evaluate(
-            _rows(queries, asked),
-            _rows(gallery, shown),
+            query_rows,
+            query_rows if queries is gallery and torch.equal(asked, shown) else _rows(gallery, shown),
             labels[asked],
             labels[shown],
             evaluation=self.evaluation,

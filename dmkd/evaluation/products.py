@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
 
@@ -46,7 +47,7 @@ def ask_blocks(q: NDArray[Any], g: NDArray[Any], device: torch.device, ask: Ask[
 
 
 def _on_host(q: NDArray[Any], g: NDArray[Any], device: torch.device, ask: Ask[Answer]) -> Iterator[Answer]:
-    whole = _padded(g)
+    whole = padded(g)
     threads = torch.get_num_threads() if len(q) * len(g) >= LARGE else 1
     rows = min(_rows(min(BLOCK_MB, ALL_BLOCKS_MB / threads), whole), _tiles(-(-len(q) // threads)))
     own = threading.local()
@@ -55,12 +56,19 @@ def _on_host(q: NDArray[Any], g: NDArray[Any], device: torch.device, ask: Ask[An
         if not hasattr(own, "memory"):
             own.memory = np.empty((rows, len(whole)), whole.dtype)
         part = q[start : start + rows]
-        padded = _padded(part)
-        similarities = np.matmul(padded, whole.T, out=own.memory[: len(padded)])
+        tiles = padded(part)
+        similarities = np.matmul(tiles, whole.T, out=own.memory[: len(tiles)])
         return ask(start, HostBlock(similarities[: len(part), : len(g)]))
 
-    with _pools().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+    with host_threads(threads) as pool:
         yield from pool.map(answer, range(0, len(q), rows))
+
+
+@contextmanager
+def host_threads(count: int) -> Iterator[Executor]:
+    """So many threads, each of which multiplies alone."""
+    with _pools().limit(limits=1, user_api="blas"), ThreadPoolExecutor(count) as pool:
+        yield pool
 
 
 @cache
@@ -69,12 +77,12 @@ def _pools() -> ThreadpoolController:
 
 
 def _on_device(q: NDArray[Any], g: NDArray[Any], device: torch.device, ask: Ask[Answer]) -> Iterator[Answer]:
-    whole = _padded(g)
+    whole = padded(g)
     rows = min(_rows(DEVICE_BLOCK_MB, whole), _tiles(len(q)))
     multiply = _device_product(whole, device)
     for start in range(0, len(q), rows):
         part = q[start : start + rows]
-        yield ask(start, DeviceBlock(multiply(_padded(part))[: len(part), : len(g)]))
+        yield ask(start, DeviceBlock(multiply(padded(part))[: len(part), : len(g)]))
 
 
 def _device_product(g: NDArray[Any], device: torch.device) -> Callable[[NDArray[Any]], Tensor]:
@@ -101,6 +109,7 @@ def _tiles(rows: int) -> int:
     return -(-rows // TILE) * TILE
 
 
-def _padded(x: NDArray[Any]) -> NDArray[Any]:
+def padded(x: NDArray[Any]) -> NDArray[Any]:
+    """`x` with rows of zeros behind it up to a whole tile."""
     missing = _tiles(len(x)) - len(x)
     return np.concatenate([x, np.zeros((missing, x.shape[1]), x.dtype)]) if missing else x

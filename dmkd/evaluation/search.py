@@ -1,7 +1,8 @@
 """The engine of every retrieval metric: exact ranks of the positives, a block of queries at a time.
 
 A block of queries meets the whole gallery (dot product of the vectors as given); what is kept of the block is the rank of each
-positive, found by counting what lies above it, so neither the N x N matrix nor a sorted list of it exists at any time.
+positive, found by counting what lies above it, so neither the N x N matrix nor a sorted list of it exists at any time. On the
+host, large sets whose queries are the gallery take half of the product (`dmkd.evaluation.mutual`), to the same ranks.
 
 - Junk: a gallery item with the query's id (itself, or the teacher's copy of it), and, under the strict protocol, one of the
   query's group. It leaves the ranking: it is no positive, and counts for no rank.
@@ -22,6 +23,7 @@ from torch import Tensor
 from dmkd.errors import DataError, ShapeError
 from dmkd.evaluation.arrays import Array, Integers, keys, vectors
 from dmkd.evaluation.blocks import Block
+from dmkd.evaluation.mutual import Mutual
 from dmkd.evaluation.products import ask_blocks
 from dmkd.evaluation.ranks import Ranks
 
@@ -30,6 +32,7 @@ class _Matches:
     """For each query, the gallery positions that carry its key, ascending."""
 
     def __init__(self, query_keys: NDArray[Any], gallery_keys: NDArray[Any]) -> None:
+        self.keys = query_keys, gallery_keys
         self.order = np.argsort(gallery_keys, kind="stable")
         ordered = gallery_keys[self.order]
         self.left = np.searchsorted(ordered, query_keys, "left")
@@ -41,6 +44,39 @@ class _Matches:
         count = self.right[start:stop] - left
         first = np.cumsum(count) - count
         return np.repeat(np.arange(len(left)), count), self.order[np.arange(count.sum()) + np.repeat(left - first, count)]
+
+    def hold(self, queries: Integers, gallery: Integers) -> NDArray[np.bool_]:
+        """Which of the pairs match."""
+        held: NDArray[np.bool_] = self.keys[0][queries] == self.keys[1][gallery]
+        return held
+
+
+class _Relations:
+    """What pictures that are both queries and gallery are to each other (`mutual.Relations`)."""
+
+    def __init__(self, mates: _Matches, junk: Sequence[_Matches]) -> None:
+        self._mates, self._junk = mates, junk
+
+    def count(self) -> int:
+        """Pairs of one label."""
+        return int((self._mates.right - self._mates.left).sum())
+
+    def positives(self, start: int, stop: int) -> tuple[Integers, Integers]:
+        """See `Relations`."""
+        rows, columns = self._mates.pairs(start, stop)
+        kept = ~self.are_junk(start + rows, columns)
+        return rows[kept], columns[kept]
+
+    def are_positive(self, queries: Integers, gallery: Integers) -> NDArray[np.bool_]:
+        """See `Relations`."""
+        return self._mates.hold(queries, gallery)
+
+    def are_junk(self, queries: Integers, gallery: Integers) -> NDArray[np.bool_]:
+        """See `Relations`."""
+        found = np.zeros(len(queries), np.bool_)
+        for junk in self._junk:
+            found |= junk.hold(queries, gallery)
+        return found
 
 
 class Junk(TypedDict, total=False):
@@ -78,6 +114,10 @@ def positive_ranks(
         if left is not None or right is not None
     ]
     place = device or (queries.device if isinstance(queries, Tensor) else torch.device("cpu"))
+    if queries is gallery and place.type == "cpu" and q.dtype == np.float32:
+        mutual = Mutual(q, _Relations(mates, left_out), first)
+        if mutual.pays():
+            return mutual.ranks()
     return ask_blocks(q, g, place, lambda start, block: _rank_block(block, start, mates, left_out, first))
 
 

@@ -223,11 +223,11 @@ def test_keys_order_every_kind_of_number():
         [-np.inf, -3e38, -1.5, -1e-42, -0.0, 0.0, 1e-42, 1e-8, 1.0, np.nextafter(np.float32(1), np.float32(2)), 3e38]
     )
     values = values.astype(np.float32)
-    keys = host_ranks._keys(np.zeros(11, dtype=np.int64), values, np.zeros(11, dtype=np.int64))
+    keys = host_ranks.keys(np.zeros(11, dtype=np.int64), values, np.zeros(11, dtype=np.int64), 26)
     assert keys[4] == keys[5]
     assert (np.diff(np.delete(keys, 4)) < 0).all()
-    last = (1 << host_ranks.COLUMN_BITS) - 1
-    edge = host_ranks._keys(np.array([0, 1, 30, 31]), values[[1, 10, 1, 10]], np.array([last, 0, last, 0]))
+    last = (1 << 26) - 1
+    edge = host_ranks.keys(np.array([0, 1, 30, 31]), values[[1, 10, 1, 10]], np.array([last, 0, last, 0]), 26)
     assert (np.diff(edge) > 0).all()
     assert edge.min() >= 0
 
