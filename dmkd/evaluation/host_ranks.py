@@ -17,7 +17,9 @@ SORT_COST, CALL_COST = 170, 25_000
 """To sort one element takes as long as to count 170; one call of a counting loop as long as to count 25,000 (AVX-512 machine)."""
 
 SHORT = 8
-"""What is not below the last positive is worth cutting out where it is at most 1 / 8 of the cells."""
+"""What is not below the last positive is worth cutting out of a row where it is at most 1 / 8 of it."""
+FEW = 32
+"""Rows are ranked together where it is at most 1 / 32 of their cells."""
 
 CELLS = 1 << 21
 """Cells that are compared at once, where a row is not longer; a flag is kept of each."""
@@ -51,7 +53,7 @@ def _together(values: NDArray[np.float32], rows: Integers, columns: Integers, fl
     near = flags[: -(-values.size // 8) * 8]
     near[values.size :] = False
     np.greater_equal(values, last, out=near[: values.size].reshape(values.shape))
-    if SHORT * np.count_nonzero(near) > values.size:
+    if FEW * np.count_nonzero(near) > values.size:
         return _one_by_one(values, rows, columns)
     row, column = np.divmod(positions(near), values.shape[1])
     ordered = np.sort(keys(row, values[row, column], column, COLUMN_BITS))

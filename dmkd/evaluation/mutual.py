@@ -28,9 +28,11 @@ SMALL = 8192
 """Pictures below which halving the product gains little."""
 SAMPLE = 512
 """Pictures that tell how many cells of a row would be kept."""
-CELLS, PART = 1 << 25, 64
-"""Cells to keep of all rows, as the sample foretells them: so many, and 1 / 64 of all cells, at most. They take 8 bytes each, and
-no more than a quarter of them wait at a time."""
+CELLS = 1 << 27
+"""Cells to keep of all rows, as the sample foretells them, at most; they take 8 bytes each, and no more than a quarter of them
+wait at a time."""
+KEEPING = 12_288
+"""And D / 12,288 of all cells at most: there keeping them takes about as long as half of the product (an AVX-512 machine)."""
 COLUMN_BITS = 22
 """A cell's key has 63 bits: 9 for its row in the square, 32 for the float32, these for its column."""
 
@@ -95,10 +97,10 @@ class Mutual:
 
     def pays(self) -> bool:
         """Whether squares are worth it: few cells to keep, and a product that rounds alike from both sides."""
-        total = len(self.x)
+        total, dim = self.x.shape
         if total < SMALL or total >> COLUMN_BITS or self.relations.count() > PAIRS * total:
             return False
-        if self.share.sum() * total > min(CELLS, total * total / PART):
+        if self.share.sum() * total > min(CELLS, total * total * dim / KEEPING):
             return False
         one, other = (padded(part) for part in (self.x[:EDGE], self.x[EDGE : 4 * EDGE]))
         return np.array_equal(one @ other.T, (other @ one.T).T)

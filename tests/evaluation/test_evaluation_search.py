@@ -204,11 +204,11 @@ def test_cutting_a_row_down_to_its_last_positive_changes_no_rank(monkeypatch, sh
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("short", [1, 8, 10**9])
+@pytest.mark.parametrize("few", [1, 8, 10**9])
 @pytest.mark.parametrize("cells", [1, 200, 1 << 21])
-def test_rows_are_ranked_together_as_one_by_one(monkeypatch, cells, short, dtype):
+def test_rows_are_ranked_together_as_one_by_one(monkeypatch, cells, few, dtype):
     monkeypatch.setattr(host_ranks, "CELLS", cells)
-    monkeypatch.setattr(host_ranks, "SHORT", short)
+    monkeypatch.setattr(host_ranks, "FEW", few)
     rng = np.random.default_rng(8)
     for _ in range(20):
         values, junk, positive, wanted = random_block(rng, int(rng.integers(1, 80)), int(rng.integers(1, 60)), 0.1)

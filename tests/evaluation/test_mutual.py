@@ -41,7 +41,7 @@ def collected(blocks):
 @pytest.fixture
 def small(monkeypatch):
     """Squares of 32 pictures, for sets of any size and any number of cells."""
-    for name, value in {"EDGE": 32, "SMALL": 0, "PART": 1}.items():
+    for name, value in {"EDGE": 32, "SMALL": 0, "KEEPING": 1}.items():
         monkeypatch.setattr(mutual, name, value)
     return monkeypatch
 
@@ -138,6 +138,9 @@ def test_the_whole_is_taken_where_a_half_gains_nothing(small, monkeypatch):
     small.setattr(mutual, "CELLS", 700)
     assert not ranked(x, y), "positives far down"
     small.setattr(mutual, "CELLS", 1 << 25)
+    small.setattr(mutual, "KEEPING", 24 * 700)
+    assert not ranked(x, y), "cells that cost more to keep than to multiply"
+    small.setattr(mutual, "KEEPING", 1)
     small.setattr(mutual.np, "array_equal", lambda *_: False)
     assert not ranked(x, y), "a product that rounds otherwise from the other side"
 
@@ -147,7 +150,7 @@ def test_what_waits_is_a_part_of_what_is_kept(small):
     y = rng.integers(0, 1200, 6000)
     x = (rng.standard_normal((1200, 64))[y] + 0.3 * rng.standard_normal((6000, 64))).astype(np.float32)
     small.setattr(mutual, "EDGE", 128)
-    small.setattr(mutual, "PART", 64)
+    small.setattr(mutual, "KEEPING", 12_288)
     sets = used(small)
     collected(search.positive_ranks(x, x, y, y, **JUNK["ids"](6000)))
     tracemalloc.start()
