@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from dmkd.evaluation.arrays import Floats, Integers
 from dmkd.evaluation.host_ranks import keys, positions
 from dmkd.evaluation.products import host_threads, padded
 from dmkd.evaluation.ranks import Ranks
+from dmkd.evaluation.relations import Relations
 
 EDGE = 512
 """Rows and columns of a square: with its flags it fits a core's cache."""
@@ -40,22 +40,6 @@ PAIRS = 64
 """Positives of a picture, on average, up to which their products are worth making beforehand."""
 STEP = 1 << 14
 """Products of single pairs that are made at once."""
-
-
-class Relations(Protocol):
-    """What N pictures are to each other; a picture that leaves another's ranking is junk to it."""
-
-    def count(self) -> int:
-        """Pairs of one label, each counted twice, with junk."""
-
-    def positives(self, start: int, stop: int) -> tuple[Integers, Integers]:
-        """(row, column) of the positives of pictures start .. stop - 1, row 0 being the first of them; rows ascend; no junk."""
-
-    def are_positive(self, queries: Integers, gallery: Integers) -> NDArray[np.bool_]:
-        """Which of the pairs are of one label."""
-
-    def are_junk(self, queries: Integers, gallery: Integers) -> NDArray[np.bool_]:
-        """Which of the pairs are junk."""
 
 
 @dataclass

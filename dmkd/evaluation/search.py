@@ -26,57 +26,7 @@ from dmkd.evaluation.blocks import Block
 from dmkd.evaluation.mutual import Mutual
 from dmkd.evaluation.products import ask_blocks
 from dmkd.evaluation.ranks import Ranks
-
-
-class _Matches:
-    """For each query, the gallery positions that carry its key, ascending."""
-
-    def __init__(self, query_keys: NDArray[Any], gallery_keys: NDArray[Any]) -> None:
-        self.keys = query_keys, gallery_keys
-        self.order = np.argsort(gallery_keys, kind="stable")
-        ordered = gallery_keys[self.order]
-        self.left = np.searchsorted(ordered, query_keys, "left")
-        self.right = np.searchsorted(ordered, query_keys, "right")
-
-    def pairs(self, start: int, stop: int) -> tuple[Integers, Integers]:
-        """(row, gallery position) of every match of the queries start .. stop - 1, row 0 being the first of them."""
-        left = self.left[start:stop]
-        count = self.right[start:stop] - left
-        first = np.cumsum(count) - count
-        return np.repeat(np.arange(len(left)), count), self.order[np.arange(count.sum()) + np.repeat(left - first, count)]
-
-    def hold(self, queries: Integers, gallery: Integers) -> NDArray[np.bool_]:
-        """Which of the pairs match."""
-        held: NDArray[np.bool_] = self.keys[0][queries] == self.keys[1][gallery]
-        return held
-
-
-class _Relations:
-    """What pictures that are both queries and gallery are to each other (`mutual.Relations`)."""
-
-    def __init__(self, mates: _Matches, junk: Sequence[_Matches]) -> None:
-        self._mates, self._junk = mates, junk
-
-    def count(self) -> int:
-        """Pairs of one label."""
-        return int((self._mates.right - self._mates.left).sum())
-
-    def positives(self, start: int, stop: int) -> tuple[Integers, Integers]:
-        """See `Relations`."""
-        rows, columns = self._mates.pairs(start, stop)
-        kept = ~self.are_junk(start + rows, columns)
-        return rows[kept], columns[kept]
-
-    def are_positive(self, queries: Integers, gallery: Integers) -> NDArray[np.bool_]:
-        """See `Relations`."""
-        return self._mates.hold(queries, gallery)
-
-    def are_junk(self, queries: Integers, gallery: Integers) -> NDArray[np.bool_]:
-        """See `Relations`."""
-        found = np.zeros(len(queries), np.bool_)
-        for junk in self._junk:
-            found |= junk.hold(queries, gallery)
-        return found
+from dmkd.evaluation.relations import Matches, Relations
 
 
 class Junk(TypedDict, total=False):
@@ -115,16 +65,16 @@ def positive_ranks(
     ]
     place = device or (queries.device if isinstance(queries, Tensor) else torch.device("cpu"))
     if queries is gallery and place.type == "cpu" and q.dtype == np.float32:
-        mutual = Mutual(q, _Relations(mates, left_out), first)
+        mutual = Mutual(q, Relations(mates, left_out), first)
         if mutual.pays():
             return mutual.ranks()
     return ask_blocks(q, g, place, lambda start, block: _rank_block(block, start, mates, left_out, first))
 
 
-def _matches(left: Any, right: Any, queries: int, gallery: int, name: str) -> _Matches:
+def _matches(left: Any, right: Any, queries: int, gallery: int, name: str) -> Matches:
     if left is None or right is None:
         raise ShapeError(f"only one of query_{name} and gallery_{name} is given: give both, or neither")
-    return _Matches(keys(left, queries, f"query_{name}"), keys(right, gallery, f"gallery_{name}"))
+    return Matches(keys(left, queries, f"query_{name}"), keys(right, gallery, f"gallery_{name}"))
 
 
 def _same_space(queries: Array, gallery: Array) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -140,7 +90,7 @@ def _same_space(queries: Array, gallery: Array) -> tuple[NDArray[Any], NDArray[A
     return q.astype(dtype, copy=False), g.astype(dtype, copy=False)
 
 
-def _rank_block(block: Block, start: int, mates: _Matches, junk: Sequence[_Matches], first: bool) -> Ranks:
+def _rank_block(block: Block, start: int, mates: Matches, junk: Sequence[Matches], first: bool) -> Ranks:
     stop = start + len(block)
     for group in junk:
         block.strike(*group.pairs(start, stop))

@@ -13,7 +13,7 @@ import torch
 from threadpoolctl import threadpool_info
 from torch.overrides import TorchFunctionMode
 
-from dmkd.evaluation import blocks, host_ranks, products, ranks, search
+from dmkd.evaluation import blocks, host_ranks, products, ranks, relations, search
 
 
 def data(n=301, d=33, classes=20):
@@ -97,7 +97,7 @@ def test_both_ways_are_taken_by_size():
 def test_positions_of_a_key_ascend():
     rng = np.random.default_rng(3)
     query_keys, gallery_keys = rng.integers(0, 7, 30), rng.integers(0, 6, 3000)
-    matches = search._Matches(query_keys, gallery_keys)
+    matches = relations.Matches(query_keys, gallery_keys)
     for start, stop in ((0, 30), (7, 19), (5, 5)):
         rows, columns = matches.pairs(start, stop)
         wanted = [np.flatnonzero(gallery_keys == key) for key in query_keys[start:stop]]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmkd.evaluation import mutual, search
+from dmkd.evaluation import mutual, relations, search
 
 
 def data(n=700, d=24, classes=150, spread=0.7, seed=0):
@@ -100,8 +100,8 @@ def test_no_positive_lies_below_what_is_kept(scale):
     x[::3] *= -1
     x *= np.float32(scale)
     y = np.arange(256) % 40
-    matches = search._Matches(y, y)
-    low = mutual.Mutual(x, search._Relations(matches, [])).low
+    matches = relations.Matches(y, y)
+    low = mutual.Mutual(x, relations.Relations(matches)).low
     rows, columns = matches.pairs(0, 256)
     last = np.full(256, np.inf)
     for order in (slice(None), slice(None, None, -1)):
