@@ -66,9 +66,13 @@ def _on_host(q: NDArray[Any], g: NDArray[Any], device: torch.device, ask: Ask[An
 
 @contextmanager
 def host_threads(count: int) -> Iterator[Executor]:
-    """So many threads, each of which multiplies alone."""
-    with _pools().limit(limits=1, user_api="blas"), ThreadPoolExecutor(count) as pool:
-        yield pool
+    """So many threads, each of which multiplies alone; what has not begun when this ends never does."""
+    with _pools().limit(limits=1, user_api="blas"):
+        pool = ThreadPoolExecutor(count)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @cache

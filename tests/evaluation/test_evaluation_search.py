@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import tracemalloc
 from contextlib import contextmanager
 
@@ -174,11 +175,27 @@ def test_the_host_multiplies_by_one_thread_of_blas_and_leaves_the_others_as_they
     assert during == [{1}] * len(during)
     assert blas_threads() == before
 
-    def fail(*_):
-        raise ValueError("of a block")
 
-    with pytest.raises(ValueError, match="of a block"):
-        list(products.ask_blocks(x, x, torch.device("cpu"), fail))
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_what_has_not_begun_is_dropped_when_a_block_fails_or_nobody_asks_on(monkeypatch, interrupted):
+    monkeypatch.setattr(products, "BLOCK_MB", 1e-6)
+    x, _ = data(n=1600)
+    before, begun = blas_threads(), []
+
+    def ask(start, _):
+        begun.append(start)
+        time.sleep(0.02)
+        if not interrupted:
+            raise ValueError("of a block")
+
+    answers = products.ask_blocks(x, x, torch.device("cpu"), ask)
+    if interrupted:
+        next(answers)
+        answers.close()
+    else:
+        with pytest.raises(ValueError, match="of a block"):
+            list(answers)
+    assert len(begun) < 50, "of 100 blocks"
     assert blas_threads() == before
 
 
