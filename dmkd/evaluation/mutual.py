@@ -29,8 +29,8 @@ SMALL = 8192
 SAMPLE = 512
 """Pictures that tell how many cells of a row would be kept."""
 CELLS = 1 << 27
-"""Cells to keep of all rows, as the sample foretells them, at most; they take 8 bytes each, and no more than a quarter of them
-wait at a time."""
+"""Cells to keep of all rows, as the sample foretells them, at most; they take 8 bytes each, and about a quarter of them wait
+at a time: after t of the rows the part t (1 - t)."""
 KEEPING = 12_288
 """And D / 12,288 of all cells at most: there keeping them takes about as long as half of the product (an AVX-512 machine)."""
 COLUMN_BITS = 22

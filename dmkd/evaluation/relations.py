@@ -38,25 +38,25 @@ class Relations:
     """What queries and gallery pictures are to each other; a picture that leaves a query's ranking is junk to it."""
 
     def __init__(self, mates: Matches, junk: Sequence[Matches] = ()) -> None:
-        self._mates, self._junk = mates, junk
+        self.mates, self.junk = mates, junk
 
     def count(self) -> int:
         """Pairs of one label, junk among them."""
-        return int((self._mates.right - self._mates.left).sum())
+        return int((self.mates.right - self.mates.left).sum())
 
     def positives(self, start: int, stop: int) -> tuple[Integers, Integers]:
         """(row, gallery position) of the positives of the queries start .. stop - 1, without junk; row 0 is the first of them."""
-        rows, columns = self._mates.pairs(start, stop)
+        rows, columns = self.mates.pairs(start, stop)
         kept = ~self.are_junk(start + rows, columns)
         return rows[kept], columns[kept]
 
     def are_positive(self, queries: Integers, gallery: Integers) -> NDArray[np.bool_]:
         """Which of the pairs are of one label."""
-        return self._mates.hold(queries, gallery)
+        return self.mates.hold(queries, gallery)
 
     def are_junk(self, queries: Integers, gallery: Integers) -> NDArray[np.bool_]:
         """Which of the pairs are junk."""
         found = np.zeros(len(queries), np.bool_)
-        for junk in self._junk:
+        for junk in self.junk:
             found |= junk.hold(queries, gallery)
         return found

@@ -12,7 +12,7 @@ host, large sets whose queries are the gallery take half of the product (`dmkd.e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
@@ -64,11 +64,12 @@ def positive_ranks(
         if left is not None or right is not None
     ]
     place = device or (queries.device if isinstance(queries, Tensor) else torch.device("cpu"))
+    relations = Relations(mates, left_out)
     if queries is gallery and place.type == "cpu" and q.dtype == np.float32:
-        mutual = Mutual(q, Relations(mates, left_out), first)
+        mutual = Mutual(q, relations, first)
         if mutual.pays():
             return mutual.ranks()
-    return ask_blocks(q, g, place, lambda start, block: _rank_block(block, start, mates, left_out, first))
+    return ask_blocks(q, g, place, lambda start, block: _rank_block(block, start, relations, first))
 
 
 def _matches(left: Any, right: Any, queries: int, gallery: int, name: str) -> Matches:
@@ -90,11 +91,11 @@ def _same_space(queries: Array, gallery: Array) -> tuple[NDArray[Any], NDArray[A
     return q.astype(dtype, copy=False), g.astype(dtype, copy=False)
 
 
-def _rank_block(block: Block, start: int, mates: Matches, junk: Sequence[Matches], first: bool) -> Ranks:
+def _rank_block(block: Block, start: int, relations: Relations, first: bool) -> Ranks:
     stop = start + len(block)
-    for group in junk:
-        block.strike(*group.pairs(start, stop))
-    rows, columns = mates.pairs(start, stop)
+    for junk in relations.junk:
+        block.strike(*junk.pairs(start, stop))
+    rows, columns = relations.mates.pairs(start, stop)
     scores = block.scores(rows, columns)
     kept = scores > -np.inf
     if first:
