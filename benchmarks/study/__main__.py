@@ -61,15 +61,14 @@ def ready(records: Records, names: list[str], folder: Path) -> Iterator[Job]:
     """Jobs that can run now and have no record, in the order in which they are wanted."""
     yield from _open(records, _teacher_jobs(records))
     for arm in names:
-        if not ARMS[arm].teacher or teacher_folder(folder, "tune").is_dir():
-            yield from _open(records, _tuning(arm, ARMS[arm], TRIALS))
+        yield from _open(records, _trials(arm, folder))
         yield from _open(records, _finals(records, arm, folder, ["final"] + ["curve"] * (arm == "none")))
     if teacher_folder(folder, "final").is_dir():
         yield from _open(records, [Job(name, "reference", 0, 0) for name in REFERENCES])
     for arm in (name for name in LONG if name in names):
         yield from _open(records, _finals(records, arm, folder, ["long"] + ["long_curve"] * (arm == "none")))
     for arm in names:
-        yield from _open(records, _tuning(arm, ARMS[arm], TRIALS, "flat_tune"))
+        yield from _open(records, _trials(arm, folder, "flat_tune"))
         yield from _open(records, _finals(records, arm, folder, ["flat_curve"] * (arm == "none") + ["flat"]))
 
 
@@ -80,6 +79,13 @@ def _finals(records: Records, arm: str, folder: Path, stages: list[str]) -> list
         return []
     values = tuple(best["values"].items())
     return [Job(arm, stage, best["trial"], seed, values) for stage in stages for seed in range(SEEDS)]
+
+
+def _trials(arm: str, folder: Path, stage: str = "tune") -> list[Job]:
+    """The trials of an arm; none yet where it learns from a teacher that is not there."""
+    if ARMS[arm].teacher and not teacher_folder(folder, stage).is_dir():
+        return []
+    return _tuning(arm, ARMS[arm], TRIALS, stage)
 
 
 def _tuning(name: str, arm: Arm, trials: int, stage: str = "tune") -> list[Job]:

@@ -98,6 +98,13 @@ def test_finals_come_after_all_trials_and_see_no_validation(tmp_path) -> None:
     assert not configuration(Job("none", "tune", 0, 0), "manifest.csv", tmp_path).evaluation.test
 
 
+def test_what_learns_from_a_teacher_waits_for_it(tmp_path) -> None:
+    assert {job.arm for job in ready({}, ["yu_relative", "none"], tmp_path)} == {"teacher", "none"}
+    (tmp_path / "teacher_tune").mkdir()
+    waiting = [job.stage for job in ready({}, ["yu_relative"], tmp_path) if job.arm == "yu_relative"]
+    assert waiting == ["tune"] * TRIALS + ["flat_tune"] * TRIALS
+
+
 def test_a_cut_line_is_run_again(tmp_path) -> None:
     (tmp_path / "r.jsonl").write_text('{"key": "none/tune/0/0"}\n{"key": "none/tu', encoding="utf-8")
     assert list(read(tmp_path / "r.jsonl")) == ["none/tune/0/0"]
