@@ -52,6 +52,7 @@ search-curves: install
 
 # Resumes where it stopped; its page stands beside its records. docs/results.md was made from the records in benchmarks/study.
 study: install
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[study]'
 	$(BIN)/python -m benchmarks.study --data "$(or $(DATA),signs)" $(if $(ARMS),--arms $(ARMS))
 	$(BIN)/python -m benchmarks.study.report --results .study/results.jsonl --out .study/results.md
 	@echo "The page: .study/results.md"
