@@ -17,12 +17,13 @@ import torch
 from numpy.typing import NDArray
 
 from dmkd.evaluation.arrays import Floats, Integers
+from dmkd.evaluation.even import TILE, Product, even_product, padded
 from dmkd.evaluation.host_ranks import keys, positions
-from dmkd.evaluation.products import host_threads, padded
+from dmkd.evaluation.products import host_threads
 from dmkd.evaluation.ranks import Ranks
 from dmkd.evaluation.relations import Relations
 
-EDGE = 512
+EDGE = 10 * TILE
 """Rows and columns of a square: with its flags it fits a core's cache."""
 SMALL = 8192
 """Pictures below which halving the product gains little."""
@@ -79,18 +80,24 @@ class Mutual:
         parts = (slice(start, start + EDGE) for start in range(0, len(self.x), EDGE))
         return np.concatenate([(self.x[part] @ drawn >= self.low[part, None]).mean(axis=1) for part in parts])
 
+    @property
+    def multiply(self) -> Product | None:
+        """A product that rounds alike from both sides."""
+        return even_product(self.x.dtype, self.x.shape[1])
+
     def pays(self) -> bool:
-        """Whether squares are worth it: few cells to keep, and a product that rounds alike from both sides."""
+        """Whether squares can be had, and are worth it: few cells to keep."""
         total, dim = self.x.shape
         if total < SMALL or total >> COLUMN_BITS or self.relations.count() > PAIRS * total:
             return False
         if self.share.sum() * total > min(CELLS, total * total * dim / KEEPING):
             return False
-        one, other = (padded(part) for part in (self.x[:EDGE], self.x[EDGE : 4 * EDGE]))
-        return np.array_equal(one @ other.T, (other @ one.T).T)
+        return self.multiply is not None
 
     def ranks(self) -> Iterator[Ranks]:
-        """`Ranks` of one row of squares after the other."""
+        """`Ranks` of one row of squares after the other; `pays` was asked before."""
+        assert self.multiply is not None
+        multiply = self.multiply
         x = padded(self.x)
         low = np.append(self.low, np.full(len(x) - len(self.x), np.inf, np.float32))
         starts = range(0, len(self.x), EDGE)
@@ -98,7 +105,7 @@ class Mutual:
         squares = threading.local()
 
         def keep(start: int) -> None:
-            square = getattr(squares, "own", None) or _Square()
+            square = getattr(squares, "own", None) or _Square(multiply)
             squares.own = square
             for other in range(start, len(self.x), EDGE):
                 sides = slice(start, start + EDGE), slice(other, other + EDGE)
@@ -131,7 +138,8 @@ class Mutual:
 class _Square:
     """The similarities of two times EDGE pictures, in memory that is used again."""
 
-    def __init__(self) -> None:
+    def __init__(self, multiply: Product) -> None:
+        self.multiply = multiply
         self.values = np.empty(EDGE * EDGE, np.float32)
         self.rows, self.columns = np.empty(EDGE * EDGE, np.bool_), np.empty(EDGE * EDGE, np.bool_)
 
@@ -141,7 +149,7 @@ class _Square:
         """Row, column and value of the cells that are not below what their row, or their column, asks for."""
         size, shape = len(a) * len(b), (len(a), len(b))
         values, rows, columns = self.values[:size], self.rows[:size], self.columns[:size]
-        np.matmul(a, b.T, out=values.reshape(shape))
+        self.multiply(a, b, values.reshape(shape))
         np.greater_equal(values.reshape(shape), low_a[:, None], out=rows.reshape(shape))
         np.greater_equal(values.reshape(shape), low_b, out=columns.reshape(shape))
         cells = positions(np.logical_or(rows, columns, out=rows))

@@ -20,6 +20,7 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from dmkd.evaluation.blocks import Block, DeviceBlock, HostBlock
+from dmkd.evaluation.even import TILE, by_numpy, even_product, full_float32, padded, tiles
 
 BLOCK_MB = 64.0
 """Memory of a thread's block of similarities; no result depends on it. A smaller one costs time: products of few rows."""
@@ -27,8 +28,6 @@ ALL_BLOCKS_MB = 512.0
 """Memory of the blocks of all threads."""
 DEVICE_BLOCK_MB = 256.0
 """The memory of a block on an accelerator, where a product of few rows leaves most of the device idle."""
-TILE = 16
-"""Rows of both sides of a product come in multiples of this."""
 LARGE = 1 << 20
 """Similarities from which on more than one thread is worth its start."""
 
@@ -40,24 +39,25 @@ Ask = Callable[[int, Block], Answer]
 def ask_blocks(q: NDArray[Any], g: NDArray[Any], device: torch.device, ask: Ask[Answer]) -> Iterator[Answer]:
     """The answers, block by block in the order of the queries q [Q, D], to the gallery g [G, D].
 
-    On the host `ask` is called by as many threads as torch uses. Both sides are padded to whole tiles: BLAS rounds a matrix's
-    last odd rows and columns otherwise than the rest, which would make equal vectors unequal and the block size visible.
+    On the host `ask` is called by as many threads as torch uses. Equal vectors have equal similarities there
+    wherever they stand, if one of the host's products is seen to be even (`dmkd.evaluation.even`).
     """
     return (_on_host if device.type == "cpu" else _on_device)(q, g, device, ask)
 
 
 def _on_host(q: NDArray[Any], g: NDArray[Any], device: torch.device, ask: Ask[Answer]) -> Iterator[Answer]:
     whole = padded(g)
+    multiply = even_product(g.dtype, g.shape[1]) or by_numpy
     threads = torch.get_num_threads() if len(q) * len(g) >= LARGE else 1
-    rows = min(_rows(min(BLOCK_MB, ALL_BLOCKS_MB / threads), whole), _tiles(-(-len(q) // threads)))
+    rows = min(_rows(min(BLOCK_MB, ALL_BLOCKS_MB / threads), whole), tiles(-(-len(q) // threads)))
     own = threading.local()
 
     def answer(start: int) -> Answer:
         if not hasattr(own, "memory"):
             own.memory = np.empty((rows, len(whole)), whole.dtype)
         part = q[start : start + rows]
-        tiles = padded(part)
-        similarities = np.matmul(tiles, whole.T, out=own.memory[: len(tiles)])
+        similarities = own.memory[: tiles(len(part))]
+        multiply(padded(part), whole, similarities)
         return ask(start, HostBlock(similarities[: len(part), : len(g)]))
 
     with host_threads(threads) as pool:
@@ -66,13 +66,15 @@ def _on_host(q: NDArray[Any], g: NDArray[Any], device: torch.device, ask: Ask[An
 
 @contextmanager
 def host_threads(count: int) -> Iterator[Executor]:
-    """So many threads, each of which multiplies alone; what has not begun when this ends never does."""
-    with _pools().limit(limits=1, user_api="blas"):
-        pool = ThreadPoolExecutor(count)
+    """So many threads, each of which multiplies alone and in full float32; what has not begun when this ends never does."""
+    before = torch.get_num_threads()
+    with _pools().limit(limits=1, user_api="blas"), full_float32():
+        pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
         try:
             yield pool
         finally:
             pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(before)  # a thread's own number is also what later threads begin with
 
 
 @cache
@@ -82,7 +84,7 @@ def _pools() -> ThreadpoolController:
 
 def _on_device(q: NDArray[Any], g: NDArray[Any], device: torch.device, ask: Ask[Answer]) -> Iterator[Answer]:
     whole = padded(g)
-    rows = min(_rows(DEVICE_BLOCK_MB, whole), _tiles(len(q)))
+    rows = min(_rows(DEVICE_BLOCK_MB, whole), tiles(len(q)))
     multiply = _device_product(whole, device)
     for start in range(0, len(q), rows):
         part = q[start : start + rows]
@@ -93,27 +95,11 @@ def _device_product(g: NDArray[Any], device: torch.device) -> Callable[[NDArray[
     there = torch.from_numpy(g).to(device)
 
     def multiply(part: NDArray[Any]) -> Tensor:
-        # Training may have allowed TF32 or autocast; ranks are those of full float32 products.
-        allowed = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            with torch.autocast(device.type, enabled=False):
-                return torch.from_numpy(part).to(device) @ there.T
-        finally:
-            torch.set_float32_matmul_precision(allowed)
+        with full_float32(), torch.autocast(device.type, enabled=False):
+            return torch.from_numpy(part).to(device) @ there.T
 
     return multiply
 
 
 def _rows(megabytes: float, g: NDArray[Any]) -> int:
     return TILE * max(1, int(megabytes * 2**20 / (len(g) * g.itemsize * TILE)))
-
-
-def _tiles(rows: int) -> int:
-    return -(-rows // TILE) * TILE
-
-
-def padded(x: NDArray[Any]) -> NDArray[Any]:
-    """`x` with rows of zeros behind it up to a whole tile."""
-    missing = _tiles(len(x)) - len(x)
-    return np.concatenate([x, np.zeros((missing, x.shape[1]), x.dtype)]) if missing else x

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import naive_retrieval as naive
@@ -14,7 +15,7 @@ import torch
 from threadpoolctl import threadpool_info
 from torch.overrides import TorchFunctionMode
 
-from dmkd.evaluation import blocks, host_ranks, products, ranks, relations, search
+from dmkd.evaluation import blocks, even, host_ranks, products, ranks, relations, search
 
 
 def data(n=301, d=33, classes=20):
@@ -37,7 +38,7 @@ def test_the_block_size_changes_no_bit(monkeypatch, dtype):
     assert blocks == 1
     monkeypatch.setattr(products, "BLOCK_MB", 1e-6)
     small, blocks = gather(x.astype(dtype), y)
-    assert blocks == -(-len(x) // products.TILE)
+    assert blocks == -(-len(x) // even.TILE)
     for left, right in zip(whole, small, strict=True):
         np.testing.assert_array_equal(left, right)
 
@@ -167,13 +168,25 @@ def blas_threads():
     return {library["num_threads"] for library in threadpool_info() if "numpy" in library["filepath"]}
 
 
-def test_the_host_multiplies_by_one_thread_of_blas_and_leaves_the_others_as_they_were():
+def state():
+    """Threads of NumPy's BLAS and of torch's, and how torch may round products."""
+    return blas_threads(), torch.get_num_threads(), torch.get_float32_matmul_precision()
+
+
+def test_the_host_multiplies_by_one_thread_in_full_precision_and_leaves_all_as_it_was():
     x, _ = data()
-    before, during = blas_threads(), []
-    answers = products.ask_blocks(x, x, torch.device("cpu"), lambda *_: during.append(blas_threads()))
-    assert list(answers) == [None] * len(during)
-    assert during == [{1}] * len(during)
-    assert blas_threads() == before
+    allowed = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch_threads(3), ThreadPoolExecutor(1) as later:
+            before, during = state(), []
+            answers = products.ask_blocks(x, x, torch.device("cpu"), lambda *_: during.append(state()))
+            assert list(answers) == [None] * len(during)
+            assert during == [({1}, 1, "highest")] * len(during)
+            assert state() == before
+            assert later.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_float32_matmul_precision(allowed)
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
@@ -199,7 +212,7 @@ def test_what_has_not_begun_is_dropped_when_a_block_fails_or_nobody_asks_on(monk
     assert blas_threads() == before
 
 
-@pytest.mark.parametrize(("threads", "each", "together", "rows"), [(1, 1.0, 9.0, 80), (3, 1.0, 9.0, 80), (3, 1.0, 1.5, 32)])
+@pytest.mark.parametrize(("threads", "each", "together", "rows"), [(1, 2.0, 9.0, 144), (3, 2.0, 9.0, 144), (3, 2.0, 3.0, 48)])
 def test_memory_of_all_threads_is_bounded(monkeypatch, threads, each, together, rows):
     monkeypatch.setattr(products, "BLOCK_MB", each)
     monkeypatch.setattr(products, "ALL_BLOCKS_MB", together)

@@ -18,6 +18,7 @@ from dmkd.errors import DataError
 from dmkd.evaluation import (
     Evaluation,
     evaluate,
+    even,
     kmeans,
     mean_average_precision,
     mean_average_precision_at_r,
@@ -132,11 +133,11 @@ class Card:
 
 @pytest.mark.parametrize("full", [0, 1, 3])
 def test_similarities_are_computed_where_asked_and_by_the_host_where_that_is_full(monkeypatch, full):
-    x, y, ids = case()
+    x, y, ids = case(n=300)
     here = evaluate(x, x, y, y, evaluation=Evaluation(), **ids)
     card = Card(monkeypatch, full)
     there = evaluate(x, x, y, y, evaluation=Evaluation(), device=CARD, **ids)
-    assert card.asked == [CARD] * (full or -(-len(x) // products.TILE))
+    assert card.asked == [CARD] * (full or -(-len(x) // even.TILE))
     assert there[0] == here[0]
     for found, wanted in zip(vars(there[1]).values(), vars(here[1]).values(), strict=True):
         np.testing.assert_array_equal(found, wanted)
