@@ -18,7 +18,7 @@ from typing import Any
 from scipy.stats import qmc
 
 from benchmarks.study.arms import ARMS, LONG, TEACHER_ARM, Arm
-from benchmarks.study.work import SIGNS, STAGES, Job, chosen, single_thread, teacher_folder, work
+from benchmarks.study.work import REFERENCE_STAGES, SIGNS, STAGES, Job, chosen, single_thread, teacher_folder, work
 from dmkd.run import selection_role
 from dmkd.space import Range, flatten
 
@@ -63,13 +63,19 @@ def ready(records: Records, names: list[str], folder: Path) -> Iterator[Job]:
     for arm in names:
         yield from _open(records, _trials(arm, folder))
         yield from _open(records, _finals(records, arm, folder, ["final"] + ["curve"] * (arm == "none")))
-    if teacher_folder(folder, "final").is_dir():
-        yield from _open(records, [Job(name, "reference", 0, 0) for name in REFERENCES])
+    yield from _open(records, _references("final", folder))
     for arm in (name for name in LONG if name in names):
         yield from _open(records, _finals(records, arm, folder, ["long"] + ["long_curve"] * (arm == "none")))
     for arm in names:
         yield from _open(records, _trials(arm, folder, "flat_tune"))
         yield from _open(records, _finals(records, arm, folder, ["flat_curve"] * (arm == "none") + ["flat"]))
+    yield from _open(records, _references("flat", folder))
+
+
+def _references(stage: str, folder: Path) -> list[Job]:
+    if not teacher_folder(folder, stage).is_dir():
+        return []
+    return [Job(name, REFERENCE_STAGES[stage], 0, 0) for name in REFERENCES]
 
 
 def _finals(records: Records, arm: str, folder: Path, stages: list[str]) -> list[Job]:

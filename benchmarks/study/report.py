@@ -16,7 +16,7 @@ from scipy.special import stdtrit
 from benchmarks.study.__main__ import HERE, RESULTS, SEEDS, TRIALS, Records, read
 from benchmarks.study.arms import ARMS, BASE, EPOCHS, FALLS, FLATTER, FROZEN, ITERATIONS, LARGE, LONGER, SMALL, STUDENT, TEACHER
 from benchmarks.study.claims import ASYMMETRIC, CLAIMS, Claim, Side
-from benchmarks.study.work import SPACED, STAGES
+from benchmarks.study.work import REFERENCE_STAGES, SPACED, STAGES
 from tracking.student import t_interval
 
 PAGE = HERE.parent.parent / "docs" / "results.md"
@@ -85,10 +85,11 @@ def paired_difference(counts: Floats, better: Floats, worse: Floats) -> Differen
 
 def hits(records: Records, side: Side, stage: str = "final") -> tuple[Floats, Floats] | None:
     """Queries of each class [C], hits [S, C] of a side's final runs; a reference row has one; None while runs are missing."""
-    stage = "reference" if side.arm in REFERENCES else stage
+    reference = side.arm in REFERENCES
+    stage = REFERENCE_STAGES[stage] if reference else stage
     found = [record for record in records.values() if record["arm"] == side.arm and record["stage"] == stage and "hits" in record]
     found.sort(key=lambda record: record["seed"])
-    if len(found) < (1 if stage == "reference" else SEEDS):
+    if len(found) < (1 if reference else SEEDS):
         return None
     counts, _ = found[0]["hits"][side.role]
     return np.array(counts, dtype=float), np.array([record["hits"][side.role][1] for record in found], dtype=float)
@@ -113,7 +114,8 @@ def page(records: Records, reading: str = "") -> str:
         counted_flat=counted_flat,
         claim_rows="\n".join(_claim_row(records, claim) for claim in CLAIMS),
         baseline_rows=_baseline(records),
-        arm_rows="\n".join([*_reference_rows(records), *(_arm_row(records, arm) for arm in ARMS)]),
+        arm_rows=_arm_rows(records, "final"),
+        flat_rows=_arm_rows(records, "flat"),
         space_rows="\n".join(_space_row(records, arm) for arm in SPACED),
         reading=f"{reading.strip()}\n\n" if reading else "",
         runs=len(records),
@@ -166,19 +168,21 @@ def _last_fifth(records: Records, stage: str) -> float | None:
     return float(100 * np.mean([curve[max(curve)] - curve[round(0.8 * max(curve))] for curve in curves]))
 
 
-def _reference_rows(records: Records) -> list[str]:
+def _arm_rows(records: Records, stage: str) -> str:
+    return "\n".join([*_reference_rows(records, stage), *(_arm_row(records, arm, stage) for arm in ARMS)])
+
+
+def _reference_rows(records: Records, stage: str) -> list[str]:
     rows = []
     for name, text in REFERENCES.items():
-        record = records.get(f"{name}/reference/0/0")
+        record = records.get(f"{name}/{REFERENCE_STAGES[stage]}/0/0")
         if record:
             rows.append(f"| {text} | {_score([record], 'test')} | {_score([record], ASYMMETRIC)} | {_gflops(record)} | | |")
     return rows
 
 
-def _arm_row(records: Records, arm: str) -> str:
-    finals = [
-        record for record in records.values() if record["arm"] == arm and record["stage"] == "final" and "metrics" in record
-    ]
+def _arm_row(records: Records, arm: str, stage: str) -> str:
+    finals = [record for record in records.values() if record["arm"] == arm and record["stage"] == stage and "metrics" in record]
     if len(finals) < SEEDS:
         return f"| `{arm}` | not measured yet | | | | `make study ARMS={arm}` |"
     values = ", ".join(f"{key.removeprefix('method.')} {value:.3g}" for key, value in finals[0]["values"].items())

@@ -44,9 +44,13 @@ STAGES = {
 }
 
 
+REFERENCE_STAGES = {"final": "reference", "long": "reference", "flat": "flat_reference"}
+"""Finals of a plan -> the reference rows beside them. The flat plan has its own: a teacher may have been trained again for it."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """What one process does at a time; `stage`: one of `STAGES`, or reference."""
+    """What one process does at a time; `stage`: one of `STAGES`, or of `REFERENCE_STAGES`."""
 
     arm: str
     stage: str
@@ -73,7 +77,7 @@ def work(job: Job, root: str, folder: str) -> dict[str, Any]:
 
     started = time.monotonic()
     try:
-        found = _reference(job, root, Path(folder)) if job.stage == "reference" else _train(job, root, Path(folder))
+        found = _reference(job, root, Path(folder)) if job.stage in REFERENCE_STAGES.values() else _train(job, root, Path(folder))
     except DmkdError as error:
         found = {"failed": str(error)}
     described = asdict(job) | {"values": dict(job.values)}

@@ -105,6 +105,20 @@ def test_what_learns_from_a_teacher_waits_for_it(tmp_path) -> None:
     assert waiting == ["tune"] * TRIALS + ["flat_tune"] * TRIALS
 
 
+def test_each_plan_has_reference_rows_of_its_own_teacher(tmp_path) -> None:
+    (tmp_path / "teacher_final").mkdir()
+    jobs = [job for job in ready({}, [], tmp_path) if job.arm in REFERENCES]
+    assert {(job.arm, job.stage) for job in jobs} == {(n, s) for n in REFERENCES for s in ("reference", "flat_reference")}
+    counts, better, worse = simulated(np.random.default_rng(4))
+    records = {
+        f"{arm}/{stage}/0/{seed}": {"arm": arm, "stage": stage, "seed": seed, "hits": {"test": [counts.tolist(), row.tolist()]}}
+        for arm, stage, rows in (("a", "flat", better), ("teacher_row", "flat_reference", worse[:1]))
+        for seed, row in enumerate(rows)
+    } | {"teacher_row/reference/0/0": {"arm": "teacher_row", "stage": "reference", "seed": 0, "hits": {"test": [[], []]}}}
+    claim = Claim("paper", "a beats its teacher", Side("a"), Side("teacher_row"))
+    assert judge(records, claim, "flat") == paired_difference(counts, better, np.broadcast_to(worse[0], better.shape))
+
+
 def test_a_cut_line_is_run_again(tmp_path) -> None:
     (tmp_path / "r.jsonl").write_text('{"key": "none/tune/0/0"}\n{"key": "none/tu', encoding="utf-8")
     assert list(read(tmp_path / "r.jsonl")) == ["none/tune/0/0"]
