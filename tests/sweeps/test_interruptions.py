@@ -136,7 +136,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> dic
     driver = Driver(tmp_path_factory.mktemp("undisturbed") / "sweep", pictures)
     driver.run()
     found = driver.results()
-    assert found["steps"][-1] == list(range(1, 7))
+    assert [steps for row, steps in zip(found["runs"], found["steps"], strict=True) if row[0] == "untrained, final, seed 0"] == [
+        [0]
+    ]
+    assert found["steps"][:-1] == [list(range(1, 7))] * 5
     return found
 
 
