@@ -63,8 +63,9 @@ class Beats(threading.Thread):
                 return
 
     def stop(self) -> None:
-        """No further beat."""
+        """No further beat, and none on its way, unless the store is too slow to wait for."""
         self._over.set()
+        self.join(PROMPT)
 
 
 class BucketFence(Fence):

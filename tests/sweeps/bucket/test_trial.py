@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -91,6 +92,26 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> None:
         raise SystemExit(status)
 
     monkeypatch.setattr(trials.os, "_exit", ended)
+
+
+def test_a_beat_on_its_way_when_a_trial_leaves_is_deleted_too(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_its_way, write = threading.Event(), stores.Store.write
+
+    def slow(store: stores.Store, name: str, *content: Any, **options: Any) -> None:
+        if name.startswith("beats/"):
+            on_its_way.set()
+            time.sleep(0.5)
+        write(store, name, *content, **options)
+
+    with bucket.held(bucket.root):
+        monkeypatch.setattr(stores.Store, "write", slow)
+        fence = bucket.leased().take(tmp_path / "node" / "work" / "t")
+        assert on_its_way.wait(10)
+        fence.close()
+        time.sleep(1)
+        assert bucket.store.sizes("beats/") == {}
 
 
 def test_a_lost_node_costs_its_epoch_and_the_bucket_keeps_what_a_folder_would(
