@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from sweeps.bucket import store as stores
 from sweeps.bucket.storage import Bucket
+from sweeps.bucket.trial import Beats
 from tests.faults.conftest import database, migrated, own_state, pictures, teacher
 from tests.sweeps.bucket.server import Server
 
@@ -21,16 +23,17 @@ pytest.importorskip("moto.server")
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    with Server() as running:
+    """Its address and keys stay in the environment: a thread that outlives its test must not make a client of another store."""
+    with Server() as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in running.environment.items():
+            patch.setenv(name, value)
+        patch.delenv("AWS_PROFILE", raising=False)
         yield running
 
 
 @pytest.fixture
 def s3(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A client of an empty bucket `sweeps`. Address and keys come from the environment, as on a node."""
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
     monkeypatch.setenv("DMKD_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setenv("DMKD_STATE", str(tmp_path / "state"))
     stores._client.cache_clear()
@@ -38,6 +41,9 @@ def s3(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     server.reset()
     client.create_bucket(Bucket="sweeps")
     yield client
+    for thread in threading.enumerate():
+        if isinstance(thread, Beats):
+            thread.stop()
     stores._client.cache_clear()
 
 
