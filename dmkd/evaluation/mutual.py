@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from dmkd.evaluation.arrays import Floats, Integers
 from dmkd.evaluation.even import TILE, Product, even_product, padded
 from dmkd.evaluation.host_ranks import keys, positions
-from dmkd.evaluation.products import host_threads
 from dmkd.evaluation.ranks import Ranks
 from dmkd.evaluation.relations import Relations
+from dmkd.evaluation.threads import host_threads
 
 EDGE = 10 * TILE
 """Rows and columns of a square: with its flags it fits a core's cache."""
@@ -96,8 +96,8 @@ class Mutual:
 
     def ranks(self) -> Iterator[Ranks]:
         """`Ranks` of one row of squares after the other; `pays` was asked before."""
-        assert self.multiply is not None
         multiply = self.multiply
+        assert multiply is not None
         x = padded(self.x)
         low = np.append(self.low, np.full(len(x) - len(self.x), np.inf, np.float32))
         starts = range(0, len(self.x), EDGE)

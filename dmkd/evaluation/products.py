@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from dmkd.evaluation.blocks import Block, DeviceBlock, HostBlock
-from dmkd.evaluation.even import TILE, by_numpy, even_product, full_float32, padded, tiles
+from dmkd.evaluation.even import TILE, by_numpy, even_product, padded, tiles
+from dmkd.evaluation.threads import full_float32, host_threads
 
 BLOCK_MB = 64.0
 """Memory of a thread's block of similarities; no result depends on it. A smaller one costs time: products of few rows."""
@@ -62,24 +59,6 @@ def _on_host(q: NDArray[Any], g: NDArray[Any], device: torch.device, ask: Ask[An
 
     with host_threads(threads) as pool:
         yield from pool.map(answer, range(0, len(q), rows))
-
-
-@contextmanager
-def host_threads(count: int) -> Iterator[Executor]:
-    """So many threads, each of which multiplies alone and in full float32; what has not begun when this ends never does."""
-    before = torch.get_num_threads()
-    with _pools().limit(limits=1, user_api="blas"), full_float32():
-        pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
-        try:
-            yield pool
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(before)  # a thread's own number is also what later threads begin with
-
-
-@cache
-def _pools() -> ThreadpoolController:
-    return ThreadpoolController()
 
 
 def _on_device(q: NDArray[Any], g: NDArray[Any], device: torch.device, ask: Ask[Answer]) -> Iterator[Answer]:

@@ -189,6 +189,14 @@ def test_the_host_multiplies_by_one_thread_in_full_precision_and_leaves_all_as_i
         torch.set_float32_matmul_precision(allowed)
 
 
+def test_a_product_is_tried_as_it_will_be_used(monkeypatch):
+    during = []
+    monkeypatch.setattr(even, "is_even", lambda *_: during.append(state()))
+    with torch_threads(3):
+        assert even.even_product.__wrapped__(np.dtype(np.float32), 8) is None
+    assert during == [({1}, 1, "highest")] * 2
+
+
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_what_has_not_begun_is_dropped_when_a_block_fails_or_nobody_asks_on(monkeypatch, interrupted):
     monkeypatch.setattr(products, "BLOCK_MB", 1e-6)
