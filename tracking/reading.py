@@ -66,7 +66,11 @@ def _from_database(uri: str, path: Path, experiment: str | None, fresh: bool) ->
             if kept is None or version is None or kept.seen["version"] != version:
                 now = now or marks.take(connection)
                 frame = _updated(connection, name, place, kept, now)
-                run_cache.write(folder, place, frame, {"version": version, "marks": now})
+                seen = {"version": version, "marks": now}
+                if kept is not None and frame is kept.frame:
+                    run_cache.note(folder, place, kept, seen)
+                else:
+                    run_cache.write(folder, place, frame, seen)
                 parts.append(frame)
             else:
                 parts.append(kept.frame)
@@ -74,18 +78,24 @@ def _from_database(uri: str, path: Path, experiment: str | None, fresh: bool) ->
 
 
 def _updated(connection: database.Connection, name: str, place: str, kept: run_cache.Kept | None, now: Any) -> pl.DataFrame:
-    """An experiment's runs: what is kept of them, with those that may have changed looked at again; else all of them read."""
+    """An experiment's runs: what is kept of them, with those that may have changed looked at again; else all of them read.
+
+    The kept frame itself where nothing of it has changed.
+    """
     import polars as pl
 
     told = marks.changed(connection, kept.seen["marks"], now) if kept else None
     if kept is not None and told is not None:
         logged, near = told
+        total = database.count(connection, place)
         found = database.states(connection, name, place, logged | near)
         same = set(found.join(kept.frame, on=["run_id", frames.STATE], how="semi")["run_id"]) - logged
         changed = found.filter(~pl.col("run_id").is_in(same))
         rest = kept.frame.filter(~pl.col("run_id").is_in((logged | near) - same))
+        if rest.height == kept.frame.height == total and not changed.height and set(rest["experiment"].unique()) <= {name}:
+            return kept.frame
         few = changed.height <= MANY * (rest.height + changed.height)
-        if few and rest.height + changed.height == database.count(connection, place):
+        if few and rest.height + changed.height == total:
             rest = rest.with_columns(pl.lit(name).alias("experiment"))  # an experiment can be renamed
             read = database.completed(connection, place, changed, whole=False)
             return frames.ordered(pl.concat([rest, read], how="diagonal"))

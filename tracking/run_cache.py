@@ -28,10 +28,15 @@ SPARED = 60.0
 
 
 class Kept(NamedTuple):
-    """What the last reading left: its runs, with their states, and what was seen of the tracker then."""
+    """What the last reading left: its runs, with their states, and the card that stands beside them."""
 
     frame: pl.DataFrame
-    seen: Any
+    card: dict[str, Any]
+
+    @property
+    def seen(self) -> Any:
+        """What was seen of the tracker then."""
+        return self.card["seen"]
 
 
 def folder_of(uri: str) -> Path:
@@ -48,12 +53,12 @@ def read(folder: Path, experiment: str) -> Kept | None:
 
     try:
         card = json.loads((folder / f"{experiment}.json").read_text(encoding="utf-8"))
-        if card["format"] != FORMAT or Path(card["file"]).name != card["file"]:
+        if card["format"] != FORMAT or "seen" not in card or Path(card["file"]).name != card["file"]:
             return None
         content = (folder / card["file"]).read_bytes()
         if hashlib.sha256(content).hexdigest() != card["sha256"]:
             return None
-        return Kept(pl.read_ipc(io.BytesIO(content)), card["seen"])
+        return Kept(pl.read_ipc(io.BytesIO(content)), card)
     except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError):
         return None
 
@@ -73,6 +78,12 @@ def write(folder: Path, experiment: str, frame: pl.DataFrame, seen: Any) -> None
         partial.replace(file)
         write_text(folder / f"{experiment}.json", json.dumps(card))
         _clear(folder, experiment, file)
+
+
+def note(folder: Path, experiment: str, kept: Kept, seen: Any) -> None:
+    """Keep what was seen where the runs are those that are kept: the card alone is written again."""
+    with suppress(OSError):
+        write_text(folder / f"{experiment}.json", json.dumps(kept.card | {"seen": seen}))
 
 
 def forget(uri: str) -> None:

@@ -85,6 +85,32 @@ def test_only_what_changed_is_read_again(many, monkeypatch):
     assert load_runs(many, "some").equals(load_runs(many, "some", fresh=True))
 
 
+def test_what_is_kept_of_another_experiment_is_not_written_again(many, monkeypatch):
+    client = connect(many)
+    other = client.create_run(ensure_experiment(many, "other")).info.run_id
+    load_runs(many)
+    folder = run_cache.folder_of(many)
+
+    def kept(experiment: str) -> dict[str, object]:
+        return dict(json.loads((folder / f"{ensure_experiment(many, experiment)}.json").read_text()))
+
+    before = {name: kept(name) for name in ("many", "other")}
+    monkeypatch.setattr(run_cache, "SPARED", 0.0)  # what is replaced is gone at once
+    add(many, range(40, 41))
+    assert load_runs(many).height == 42
+    after = {name: kept(name) for name in ("many", "other")}
+    assert (after["other"]["file"], after["many"]["file"] == before["many"]["file"]) == (before["other"]["file"], False)
+    assert after["other"]["seen"] == after["many"]["seen"] != before["other"]["seen"]
+    # And what happens to it later is seen: a new name, a tag, its end.
+    client.rename_experiment(ensure_experiment(many, "other"), "renamed")
+    assert load_runs(many)["experiment"].unique().sort().to_list() == ["many", "renamed"]
+    client.set_tag(other, "dmkd.seed", "9")
+    assert load_runs(many, "renamed")["tags.dmkd.seed"].to_list() == ["9"]
+    client.delete_run(other)
+    assert load_runs(many, "renamed").height == 0
+    assert load_runs(many).equals(load_runs(many, fresh=True))
+
+
 def test_what_takes_the_place_of_a_deleted_row_is_seen(many, monkeypatch):
     """sqlite gives the number of a deleted last row to the next one: a tag that moves, a run that is deleted for good."""
     client = connect(many)
