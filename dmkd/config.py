@@ -115,8 +115,8 @@ def config_hash(config: Config) -> str:
         for key in keys:
             plain[part].pop(key)
     plain["teacher"].pop("features")
-    for part, key in (("student", "interpolation"), ("optim", "compile")):  # rows from before them keep their names
-        if not plain[part][key]:
+    for part, key in (("student", "interpolation"), ("student", "head_init"), ("optim", "compile")):
+        if not plain[part][key]:  # rows from before them keep their names
             plain[part].pop(key)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -21,6 +21,9 @@ FINAL: Values = {"data.validation": 0.0, "data.folds": 0, "data.fold": 0, "evalu
 EVALUATE_ONLY: Values = {"optim.epochs": 0, "method": MetricLearning()}
 """A row that is measured as it stands."""
 
+BARE: Values = {"student.dim": 0, "student.projection": "linear", "student.head_init": "", "student.checkpoint": ""}
+"""A network that is a backbone alone."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -115,14 +118,7 @@ def _paired(batches: Batches, views: int) -> Batches:
 
 def _untrained(definition: Definition, seeds: int, teacher: str) -> list[Row]:
     """The backbone's own pooled features: nothing is drawn at random, so one seed says it all."""
-    return [
-        Row(
-            "untrained",
-            EVALUATE_ONLY | {"student.dim": 0, "student.projection": "linear", "student.checkpoint": ""},
-            1,
-            "untrained",
-        )
-    ]
+    return [Row("untrained", EVALUATE_ONLY | BARE, 1, "untrained")]
 
 
 def _teacher(definition: Definition, seeds: int, teacher: str) -> list[Row]:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from dmkd.cli import main
+from dmkd.commands.train import published_config
 from dmkd.config import load
 from dmkd.distill import METHODS
 from tests.pictures import make_folder
@@ -125,6 +126,24 @@ def test_rows_of_the_papers_are_listed_with_their_numbers(capsys: pytest.Capture
     text = capsys.readouterr().out
     assert "student.resolution = 224" not in text  # dmkd's own default
     assert "teacher: raml/T2/cub200/teacher/triplet/512/448" in text
+
+
+@pytest.mark.parametrize(
+    ("key", "wanted"),
+    [
+        ("obdsd/T8/cub200/none/ms/128", {"train": True, "metrics": ("embedding_density", "trimmed_spectral_decay")}),
+        ("raml/T2/cub200/teacher/triplet/512/448", {"query_resolutions": (317, 224, 158), "gallery_resolutions": (448,)}),
+    ],
+)
+def test_a_published_row_is_tested_as_its_table_tests_it(
+    key: str, wanted: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the numbers beside which it is to stand would not be measured."""
+    config, _ = published_config(key, {})
+    assert {name: getattr(config.evaluation, name) for name in wanted} == wanted
+    main(["published", key])
+    shown = capsys.readouterr().out
+    assert all(f"evaluation.{name} = {value}" in shown for name, value in wanted.items())
 
 
 def test_a_published_row_trains_on_what_is_in_the_data_folder(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

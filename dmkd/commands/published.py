@@ -62,6 +62,7 @@ def _cell(number: dict[str, Any]) -> str:
 def _section(row: dict[str, Any]) -> list[str]:
     """A row at full length; what of its configuration is not dmkd's default stands as YAML keys."""
     from sweeps.papers import recipe
+    from sweeps.tables.entries import stated
 
     lines = [row["key"], *(f"  printed: {_cell(number)}" for number in row["numbers"])]
     notes = sorted({number["source_note"] for number in row["numbers"] if number["source_note"]})
@@ -69,7 +70,7 @@ def _section(row: dict[str, Any]) -> list[str]:
     if not row["trainable"]:
         return [*lines, f"  not trained: {row['reason']}"]
     lines += ["  configuration (what differs from the defaults):"]
-    lines += [f"    {key} = {value}" for key, value in _changes(recipe(row["key"]).final).items()]
+    lines += [f"    {key} = {value}" for key, value in _changes(stated(recipe(row["key"]), validation=False)).items()]
     for name in ("teacher", "start", "selection"):
         lines += [f"  {name}: {row[name]}"] if row[name] else []
     lines += [f"  note: {note}" for note in row["notes"]]

@@ -80,11 +80,12 @@ def published_config(key: str, changes: dict[str, Any]) -> tuple[Config, tuple[s
     """
     from dmkd.space import override
     from sweeps.papers import recipe
+    from sweeps.tables.entries import stated
 
     made = recipe(key)
     if made.config is None:
         raise ConfigError(f"{key} cannot be trained: {made.reason}")
-    config = override(made.final, changes)
+    config = override(stated(made, validation=False), changes)
     _check_given("--teacher REF", made.teacher, config.teacher.checkpoint)
     _check_given("--set student.checkpoint=DIR", made.start, config.student.checkpoint)
     if not config.data.root and config.data.name in ("folder", "manifest"):

@@ -122,8 +122,8 @@ PRESETS: dict[str, Method] = {
     "raml_abs": Raml(rel_ts=0.0, rel_ss=0.0),
     "raml_rel_ts": Raml(abs=0.0, rel_ss=0.0),
     "raml_rel_ss": Raml(abs=0.0, rel_ts=0.0),
-    "raml_uncoupled": Raml(rel_ts=0.0, rel_ss=0.0, views=dataclasses.replace(_VIEWS, coupled=False)),
+    "raml_uncoupled": Raml(rel_ts=0.0, rel_ss=0.0, views=dataclasses.replace(_VIEWS, coupled=False, mixup=0.0)),
     "raml_no_mixup": Raml(rel_ts=0.0, rel_ss=0.0, views=dataclasses.replace(_VIEWS, mixup=0.0)),
     "raml_ts_reg": Raml(rel_ts=0.0, rel_ss=0.0, stored=True, views=Views(augmentation="none", teacher=False)),
 }
-"""From raml_abs on: Table 3, which ablates the augmentations with the absolute term alone; raml_ts_reg is its first row."""
+"""From raml_abs on: rows of Table 3, which ablates the augmentations with the absolute term alone; raml_ts_reg is its first."""

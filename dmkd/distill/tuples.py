@@ -106,12 +106,13 @@ class TupleMethod(Method):
         return pool[mined.cpu()][back]
 
     def tuple_term(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """The objective as a function of anchors [Q, D], others [Q, M, D] and which of them are positives, [Q, M] bool."""
+        """The objective, a sum over anchors: a function of anchors [Q, D], others [Q, M, D] and which are positives [Q, M]."""
         if self.objective == "contrastive":
             return partial(tuple_contrastive_loss, margin=self.margin, form=self.form)
         if self.objective == "triplet":
             return partial(tuple_triplet_loss, margin=self.margin)
-        return partial(tuple_multi_similarity_loss, alpha=self.alpha, beta=self.beta, base=self.base)
+        similarity = partial(tuple_multi_similarity_loss, reduction="sum")
+        return partial(similarity, alpha=self.alpha, beta=self.beta, base=self.base)
 
 
 def leading(others: Tensor, count: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dmkd.losses.base import Loss, log1p_sum_exp, mean_or_zero, tuple_rows
+from dmkd.losses.base import Loss, check_option, log1p_sum_exp, mean_or_zero, tuple_rows
 from dmkd.mining.pairs import check_batch, class_masks, full_precision
 from dmkd.space import Limit, Range
 
@@ -70,18 +70,27 @@ def _dot(x: Tensor, ref_x: Tensor) -> Tensor:
 
 
 def tuple_multi_similarity_loss(
-    anchor: Tensor, others: Tensor, positive: Tensor, *, alpha: float = 1, beta: float = 1, base: float = 0.6
+    anchor: Tensor,
+    others: Tensor,
+    positive: Tensor,
+    *,
+    alpha: float = 1,
+    beta: float = 1,
+    base: float = 0.6,
+    reduction: str = "mean",
 ) -> Tensor:
-    """Multi-similarity of tuples on the dot product, without mining: mean over anchors (Budnik and Avrithis 2021, Eq. 6).
+    """Multi-similarity of tuples on the dot product, without mining (Budnik and Avrithis 2021, Eq. 6).
 
-    anchor [Q, D], others [Q, M, D], positive [Q, M] bool. The defaults are the text's; the released code has 2, 40 and 0.5.
-    Raises `ShapeError` where the three do not fit together.
+    anchor [Q, D], others [Q, M, D], positive [Q, M] bool. The constants are the text's; the released code has 2, 40 and 0.5.
+    reduction: "mean" over anchors, or their "sum" (Eq. 1), by which the methods of tuples train. Raises `ConfigError` for an
+    unknown reduction, `ShapeError` where the three do not fit together.
     """
+    check_option("reduction", reduction, ("sum", "mean"))
     anchors, rows = tuple_rows(anchor, others, positive)
     similarity = (anchors * rows).sum(dim=-1)
     pull = log1p_sum_exp(-alpha * (similarity - base), positive) / alpha
     push = log1p_sum_exp(beta * (similarity - base), ~positive) / beta
-    return mean_or_zero(pull + push)
+    return (pull + push).sum() if reduction == "sum" else mean_or_zero(pull + push)
 
 
 class MultiSimilarityLoss(nn.Module):

@@ -21,6 +21,9 @@ class Network:
     """Embedding dimension; 0: no linear layer, the normalised pooled features are the embedding."""
     projection: Annotated[str, OneOf(("linear", "conv"))] = "linear"
     """To `dim`: a linear layer after the pooling, or AML's 1x1 convolution and ReLU before it (embeddings then are >= 0)."""
+    head_init: Annotated[str, OneOf(("", "kaiming"))] = ""
+    """How the layer to `dim` starts. Empty: as PyTorch's do; kaiming: normal by fan-out, bias 0, as in Yu et al.'s released code
+    (weights 2.4 times as large between 512 channels and 512 dimensions, which Adam's steps turn less)."""
     resolution: Annotated[int, Limit(minimum=16, maximum=4096), Choice((112, 160, 224))] = 224
     """Side of the square crop in training and test, pixels."""
     interpolation: Annotated[str, OneOf(("", "bilinear", "bicubic", "lanczos"))] = ""

@@ -50,13 +50,13 @@ class Projection(nn.Conv2d):
 
 
 class Head(nn.Module):
-    """Pooling, linear embedding (with bias, PyTorch's default initialisation), L2. `dim` 0: no linear layer.
+    """Pooling, linear embedding (with bias; it starts as `init` says, see `Network.head_init`), L2. `dim` 0: no linear layer.
 
     After GeM the linear layer sees vectors of unit length, as in RAML (spec 7) and AML (spec 5.5). With the projection "conv"
     there is no linear layer; a 1x1 convolution and ReLU stand before the pooling, as in AML's students.
     """
 
-    def __init__(self, channels: int, pooling: str, dim: int, projection: str = "linear") -> None:
+    def __init__(self, channels: int, pooling: str, dim: int, projection: str = "linear", init: str = "") -> None:
         super().__init__()
         convolution = projection == "conv"
         if convolution and not dim:
@@ -66,6 +66,8 @@ class Head(nn.Module):
         self.project: nn.Module = Projection(channels, dim) if convolution else nn.Identity()
         self.pool = make_pooling(pooling)
         self.linear: nn.Module = nn.Linear(channels, dim) if dim and not convolution else nn.Identity()
+        if init == "kaiming":
+            _start_by_fan_out(self.linear, self.project)
         self.dim = dim or channels
         self._unit_pooled = pooling == "gem"
         self.detached = False
@@ -78,6 +80,14 @@ class Head(nn.Module):
         pooled = full_precision(self.pool(self.project(feature_map)))
         embedding = exactly(self.linear, unit_length(pooled) if self._unit_pooled else pooled)
         return unit_length(embedding), pooled
+
+
+def _start_by_fan_out(*layers: nn.Module) -> None:
+    for layer in layers:
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 class EmbeddingNet(nn.Module):
@@ -93,7 +103,7 @@ class EmbeddingNet(nn.Module):
         self.preprocess = network_preprocess(network, preprocess)
         self.normalize = Normalize(preprocess)
         self.backbone = backbone
-        self.head = Head(backbone.channels, network.pooling, network.dim, network.projection)
+        self.head = Head(backbone.channels, network.pooling, network.dim, network.projection, network.head_init)
         self.freeze()
         self.train()
 

@@ -40,6 +40,7 @@ TEACHER_NOTE = (
     "trained as the paper's students without a teacher are"
 )
 REGRESSION_NOTE = "an epoch of 20,000 random pictures as released; the text does not say"
+STORED_NOTE = "at which size the teacher's features were stored is not stated: at the teacher's own here, on one scale"
 SWAPPED_NOTE = "this row's ROxford and RParis numbers look exchanged in the paper itself"
 RELATIONAL_NOTE = "a batch of 70 random pictures: the text wants tuples of the same overall size (10 x 7), the code gives 10"
 
@@ -50,6 +51,7 @@ def plan(row: Row) -> Plan:
         return Plan(reason="pruning of VGG16 by others (PLFP), quoted for comparison: no method here prunes")
     notes = {
         TEACHER_NOTE: row.method == "teacher",
+        STORED_NOTE: row.method not in ("none", "teacher"),
         REGRESSION_NOTE: row.method == "regression",
         RELATIONAL_NOTE: row.method in ("rkd_da", "darkrank"),
         SWAPPED_NOTE: (row.method, row.backbone, row.dim) == ("aml_contr", "efficientnet_b3", 512),

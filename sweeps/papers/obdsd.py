@@ -24,6 +24,8 @@ SAMPLERS = {"random": "random", "semihard": "semihard", "softhard": "softhard", 
 LONG_NOTE = "Table 2's schedule is released for 512 dimensions with average + max pooling alone, and taken for its other rows"
 CUB_NOTE = "Table 2's schedule on CUB is not published: that of Table 1 is taken"
 BAR_NOTE = "BAR has no code and the text gives only its weight: a frozen network of the same architecture, KL of similarity rows"
+STATIC_NOTE = "the weight without the ramp was chosen by ablation (Sec. 5.3) and is not printed: that of PSD is taken"
+REFINED_NOTE = "Table 6 names no omega for the methods that it refines: OBD-SD's of the data set is taken"
 GLOBAL_NOTE = "as released: mutual neighbours, similarities cubed; Eq. 12 has no power"
 
 
@@ -37,6 +39,8 @@ def plan(row: Row) -> Plan:
         CUB_NOTE: row.table == "T2" and row.dataset == "cub200",
         SWITCH_NOTE: row.base_loss == "r_margin",
         BAR_NOTE: row.method.startswith("bar"),
+        STATIC_NOTE: row.method == "psd_static",
+        REFINED_NOTE: row.method.endswith("+obdp"),
         GLOBAL_NOTE: row.method == "obd_global",
     }
     teacher = row.other("none", table="T5") if row.method.startswith("bar") else ""

@@ -25,6 +25,7 @@ HINT_NOTE = "the weight of the hint term is not reported: 0.001 brings four hint
 ATTENTION_NOTE = "the weight of the attention term is not reported: 1 is taken"
 BASELINE_NOTE = "the weight of this baseline is not reported: 1 for DarkRank, 30000 for PKT (as Tian et al. 2020 compare it)"
 TEACHER_NOTE = "whether Table 3's teacher saw the labelled half alone is not stated: it does here"
+MIXED_NOTE = "how a batch mixes both halves is not stated: half of its groups are pictures without a label"
 CROP_NOTE = "crops are the released code's, of any size from 8 % of a picture; the text cuts squares of 224 px from 256 x 256"
 SOP_NOTE = "the released evaluation caps SOP at 10,000 random queries; here every test picture is a query"
 
@@ -39,6 +40,7 @@ def plan(row: Row) -> Plan:
         ATTENTION_NOTE: row.method.endswith("+at"),
         BASELINE_NOTE: row.method in ("pkt", "darkrank"),
         TEACHER_NOTE: row.table == "T3" and row.method in ("teacher", "yu_abs", "yu_rel"),
+        MIXED_NOTE: row.variant == "labeled+unlabeled",
         SOP_NOTE: row.dataset == "sop",
     }
     distilled = row.method not in ("none", "teacher")
@@ -60,6 +62,7 @@ def training(row: Row) -> Values:
         | {
             "student.backbone": chosen(BACKBONES, str(row.backbone)),
             "student.dim": row.dim,
+            "student.head_init": "kaiming",
             "student.resolution": 224,
             "student.frozen_batchnorm": False,
             "loss.name": "triplet",

@@ -16,7 +16,7 @@ from dmkd.space import flatten, override
 from sweeps.options import Options
 from sweeps.papers import Recipe, recipe
 from sweeps.papers.row import Values
-from sweeps.rows import EVALUATE_ONLY, settled
+from sweeps.rows import BARE, EVALUATE_ONLY, settled
 from sweeps.tables.table import Line, Table, chosen
 from tracking.published import load_published
 
@@ -94,9 +94,8 @@ class Rows:
 
 
 def _untrained(entry: Entry) -> Entry:
-    bare = {"student.dim": 0, "student.projection": "linear", "student.checkpoint": ""}
     untouched = {"loss": Config().loss, "optim": replace(Config().optim, epochs=0)}  # nothing of them is left to say
-    config = override(entry.config, EVALUATE_ONLY | untouched | bare)
+    config = override(entry.config, EVALUATE_ONLY | untouched | BARE)
     label = f"untrained {config.student.backbone} at {config.student.resolution}"
     return Entry(config, label, source=entry.source, reference="untrained")
 

@@ -41,6 +41,24 @@ def test_asymmetric_objectives_meet_the_goldens_of_their_tuples(golden, name):
     torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize(
+    "name", ["aml_contrastive", "aml_contrastive_plus", "aml_triplet", "aml_multi_similarity", "aml_regression"]
+)
+def test_the_gradient_of_a_batch_is_the_sum_of_its_tuples(name):
+    """Eq. 1 sums over anchors, and the released code goes back after every tuple of a batch before it steps."""
+    objective = PRESETS[name].build(Shapes(6, 1, teacher=Shapes(6, 1)), multi_similarity)
+    rows = torch.nn.functional.normalize(torch.randn(20, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    objective.stored, tuples = rows, torch.arange(20).view(4, 5)
+    anchors = rows.roll(1, 0)[tuples[:, 0]]
+
+    def gradient(start, stop):
+        leaf = anchors[start:stop].clone().requires_grad_()
+        total(objective(step_of(features(leaf), tuples=tuples[start:stop]))).backward()
+        return leaf.grad
+
+    torch.testing.assert_close(gradient(0, 4), torch.cat([gradient(at, at + 1) for at in range(4)]))
+
+
 @pytest.mark.parametrize("form", ["released", "paper"])
 def test_asymmetric_regression_meets_its_golden(golden, form):
     data = golden("aml_regression_n4_d8" if form == "released" else "aml_regression_paper_n4_d8")

@@ -104,6 +104,6 @@ def test_presets_of_table_3_switch_terms_and_augmentations():
     }
     shown = {name: (x.views.coupled, x.views.augmentation, x.views.mixup) for name, x in PRESETS.items() if x.name == "raml"}
     assert shown["raml_abs"] == shown["raml_cub"] == (True, "crop_flip_jitter", 0.2)
-    assert shown["raml_uncoupled"] == (False, "crop_flip_jitter", 0.2)
+    assert shown["raml_uncoupled"] == (False, "crop_flip_jitter", 0.0)
     assert shown["raml_no_mixup"] == (True, "crop_flip_jitter", 0.0)
     assert shown["raml_ts_reg"][1:] == ("none", 0.0)

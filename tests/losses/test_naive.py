@@ -163,6 +163,7 @@ def test_losses_of_tuples(seed: int) -> None:
     close(tuple_contrastive_loss(*tensors, margin=0.8), released)
     close(tuple_contrastive_loss(*tensors, margin=0.8, form="paper"), paper)
     close(tuple_multi_similarity_loss(*tensors, alpha=1.5, beta=3), similarity / queries)
+    close(tuple_multi_similarity_loss(*tensors, alpha=1.5, beta=3, reduction="sum"), similarity)
     close(tuple_triplet_loss(*tensors), every)
     close(tuple_triplet_loss(*tensors, reduction="mean"), per_anchor / queries)
 

@@ -49,6 +49,22 @@ def test_without_a_linear_layer_the_pooled_features_are_the_embedding() -> None:
     assert list(net.head.parameters()) == []
 
 
+@pytest.mark.parametrize("projection", ["linear", "conv"])
+def test_the_last_layer_starts_by_fan_out_where_asked(projection: str) -> None:
+    """Normal with variance 2 / outputs and no bias, as Yu et al. start it; else uniform in +-1 / sqrt(inputs)."""
+    net = small(dim=256, projection=projection, head_init="kaiming")
+    layer = net.head.linear if projection == "linear" else net.head.project
+    weight = layer.weight.detach().flatten()
+    deviation = (2 / 256) ** 0.5
+    assert weight.std().item() == pytest.approx(deviation, rel=0.02)
+    assert (weight.abs() > 2 * deviation).float().mean().item() == pytest.approx(0.0455, abs=0.005), "normal, not uniform"
+    assert layer.bias is None or not layer.bias.any()
+    usual = small(dim=256, projection=projection)
+    layer = usual.head.linear if projection == "linear" else usual.head.project
+    assert layer.weight.abs().max().item() == pytest.approx(512**-0.5, rel=1e-3)
+    assert small(dim=0, head_init="kaiming").sizes()[0] == 512, "there is no layer to start"
+
+
 def test_after_gem_the_linear_layer_sees_unit_length() -> None:
     net = small(pooling="gem").eval()
     features = net(pictures())

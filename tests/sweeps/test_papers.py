@@ -10,6 +10,7 @@ import torch
 
 from dmkd.config import from_yaml, to_yaml
 from dmkd.data.samplers import epoch_length
+from dmkd.distill import PRESETS
 from dmkd.distill.base import Shapes
 from dmkd.models.backbones import check_name
 from dmkd.space import flatten, override, search_space
@@ -72,6 +73,7 @@ SPOT: dict[str, dict[str, object]] = {
     "yu2019/T1/cub200/yu_rel/triplet/512": {
         "student.backbone": "resnet18",
         "student.dim": 512,
+        "student.head_init": "kaiming",
         "student.frozen_batchnorm": False,
         "method.name": "yu",
         "method.relative": 0.3,
@@ -229,6 +231,39 @@ def test_an_epoch_of_raml_is_at_most_8000_pictures_and_at_most_one_pass(dataset:
     assert made.config is not None
     for config, pictures in ((made.final, train), (made.config, half)):
         assert epoch_length(config.method.batches, pictures, 2) == ceil(min(8000, pictures) / 8)
+
+
+def test_ramls_presets_of_table_3_are_its_rows() -> None:
+    """But for the two lambdas, of which a preset has the method's defaults where its terms are on."""
+    rows = {
+        "raml_ts_reg": "raml_abs/none/512/coupled=0+geom=0+mixup=0",
+        "raml_uncoupled": "raml_abs/none/512/coupled=0+geom=1+mixup=0",
+        "raml_no_mixup": "raml_abs/none/512/coupled=1+geom=1+mixup=0",
+        "raml_abs": "raml_abs/none/512/coupled=1+geom=1+mixup=1",
+        "raml_rel_ts": "raml_rel_ts/none/512/coupled=1+geom=1+mixup=1",
+        "raml_rel_ss": "raml_rel_ss/none/512/coupled=1+geom=1+mixup=1",
+    }
+    for name, key in rows.items():
+        config = recipe(f"raml/T3/cub200/{key}").config
+        assert config is not None
+        found, wanted = flatten(PRESETS[name]), flatten(config.method)
+        weights = ("rel_ts", "rel_ss")
+        assert [bool(found.pop(weight)) for weight in weights] == [bool(wanted.pop(weight)) for weight in weights], name
+        assert found == wanted, name
+
+
+OPEN = {
+    "obdsd/T3/cub200/psd_static/ms/128": "chosen by ablation",
+    "obdsd/T6/cars196/bar+obdp/ms/128": "names no omega",
+    "obdsd/T6/cub200/msd+obdp/ms/128": "names no omega",
+    "yu2019/T3/cub200/yu_rel/triplet/512/labeled+unlabeled": "how a batch mixes",
+    "aml/T1/roxford5k/regression/none/512": "at which size",
+}
+
+
+@pytest.mark.parametrize("key", OPEN)
+def test_what_a_paper_leaves_open_is_said(key: str) -> None:
+    assert any(OPEN[key] in note for note in recipe(key).notes)
 
 
 def test_an_unknown_key_names_the_nearest() -> None:
