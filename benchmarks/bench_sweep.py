@@ -12,6 +12,7 @@ import cProfile
 import logging
 import os
 import pstats
+import statistics
 import sys
 import tempfile
 import time
@@ -22,7 +23,7 @@ from typing import Any
 
 import optuna
 import ray
-from ratio import heading, record
+from ratio import alone, heading, record
 from ray import tune
 
 from dmkd.config import Config
@@ -105,16 +106,20 @@ def overhead() -> None:
     """A trial's overhead, and how it grows with their number."""
     ours(2)  # the first sweep of a process imports and warms up workers
     for count in TIMES:
+        name = f"a trial's overhead, {count} no-op trials"
         if count not in PEER_TIMES:
-            told("ours", count, ours)
+            took, driver = told("ours", count, ours)
+            alone(name, [took], a_trial=took / count, driver=driver)
             continue
         pairs = [(told("ours", count, ours), told(PEER, count, theirs)) for _ in range(REPEATS)]
-        mine, other = zip(*pairs, strict=True)
-        record(f"a trial's overhead, {count} no-op trials", mine, other, peer_name=PEER, goal=0.25, clock="wall")
+        mine, other = ([side[0] for side in sides] for sides in zip(*pairs, strict=True))
+        more = {"driver": statistics.median(first[1] for first, _ in pairs)}
+        more |= {"a_trial": statistics.median(mine) / count, "peer_a_trial": statistics.median(other) / count}
+        record(name, mine, other, peer_name=PEER, goal=0.25, clock="wall", **more)
 
 
-def told(who: str, count: int, run: Callable[[int], float]) -> float:
-    """Wall seconds of `count` trials, printed with the driver's CPU seconds and the machine's load beside them."""
+def told(who: str, count: int, run: Callable[[int], float]) -> tuple[float, float]:
+    """Wall seconds of `count` trials and the driver's CPU seconds, printed with the machine's load beside them."""
     before = time.process_time()
     took = run(count)
     cpu, load = time.process_time() - before, os.getloadavg()[0]
@@ -122,30 +127,44 @@ def told(who: str, count: int, run: Callable[[int], float]) -> float:
         f"  {who}, {count} trials: {took:.2f} s, {took / count:.3f} s a trial; driver {cpu:.2f} CPU s; load {load:.1f}",
         flush=True,
     )
-    return took
+    return took, cpu
 
 
 def storage() -> None:
     """What the durable study costs a trial: ask, one intermediate value, two attributes, tell."""
     with tempfile.TemporaryDirectory() as folder:
+        names = (f"{folder}/{number}" for number in range(1000))
         made: dict[str, Callable[[], optuna.Study]] = {
-            "journal file": lambda: open_study(Path(folder), "s"),
+            "journal": lambda: open_study(Path(next(names)), "s"),
             "memory": lambda: optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0)),
             "sqlite": lambda: optuna.create_study(
-                storage=f"sqlite:///{folder}/s.db", direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0)
+                storage=f"sqlite:///{next(names)}.db", direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0)
             ),
         }
-        for name, make in made.items():
-            search = StudySearch(make(), SEARCHED, objectives=Objectives(METRIC), epochs=1, limit=200)
-            started, busy = time.perf_counter(), time.process_time()
-            for number in range(100):
-                search.suggest(str(number))
-                search.on_trial_complete(str(number), {"epoch": 1, METRIC: 0.5, "time_total_s": 1.0})
-            wall, cpu = 10 * (time.perf_counter() - started), 10 * (time.process_time() - busy)
-            print(
-                f"  {name}: {wall:.1f} ms a trial, {cpu:.1f} of them computing (100 trials; goal of the durable one: 25)",
-                flush=True,
-            )
+        times = {name: [a_trial(make()) for _ in range(REPEATS)] for name, make in made.items()}
+    wall = {name: [each[0] for each in pairs] for name, pairs in times.items()}
+    computing = statistics.median(cpu for _, cpu in times["journal"])
+    name, peer = "durable storage of a no-op trial: the study's journal", "Optuna's sqlite"
+    note = "goal: 25 ms a trial"
+    record(
+        name,
+        wall["journal"],
+        wall["sqlite"],
+        peer_name=peer,
+        note=note,
+        computing=computing,
+        memory=statistics.median(wall["memory"]),
+    )
+
+
+def a_trial(study: optuna.Study) -> tuple[float, float]:
+    """Wall and CPU seconds of a trial that trains nothing, the mean of 100."""
+    search = StudySearch(study, SEARCHED, objectives=Objectives(METRIC), epochs=1, limit=200)
+    started, busy = time.perf_counter(), time.process_time()
+    for number in range(100):
+        search.suggest(str(number))
+        search.on_trial_complete(str(number), {"epoch": 1, METRIC: 0.5, "time_total_s": 1.0})
+    return (time.perf_counter() - started) / 100, (time.process_time() - busy) / 100
 
 
 def profile() -> None:

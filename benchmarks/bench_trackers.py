@@ -11,6 +11,7 @@ import argparse
 import os
 import shutil
 import sqlite3
+import statistics
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
@@ -112,16 +113,20 @@ def http(folder: Path, kind: str, runs: int, repeats: int) -> None:
         def warmed() -> object:
             return board(uri)
 
+        answers: dict[str, list[float]] = {"ours": [], "peer": [], "warmed": []}
+
         def both(run: Callable[[], object]) -> float:
             before = served_seconds(server)
             own, answering = timed(run)[1], served_seconds(server) - before
+            answers[run.__name__].append(answering)
             print(f"  {run.__name__}: {own:.2f} s here, {answering:.2f} s of the server")
             return own + answering
 
         check(load_runs(uri), peer())
         mine, theirs = zip(*[(both(ours), both(peer)) for _ in range(repeats)], strict=True)
         name, shared = f"leaderboard {NAMES[kind]}, {runs:,} runs", {"peer_name": "mlflow.search_runs over HTTP", "clock": "cpu"}
-        record(f"{name}, cold", mine, theirs, goal=1 / 3, **shared)
+        more = {f"server_{who}": statistics.median(answers[who]) for who in ("ours", "peer")}
+        record(f"{name}, cold", mine, theirs, goal=1 / 3, **more, **shared)
         warm = []
         for number in range(runs, runs + repeats):
             add(folder, number)

@@ -144,6 +144,15 @@ def record(
     return result
 
 
+def alone(name: str, ours: Sequence[float], *, unit: str = "s", clock: str = "wall", note: str = "", **more: Any) -> None:
+    """Print and record a row that has no peer: how a cost grows, beyond what the peer can do in minutes."""
+    middle = statistics.median(ours)
+    print(f"{name}: {middle:.4g} {unit} ({clock}; {min(ours):.3g} to {max(ours):.3g}, {len(ours)} repetitions)", flush=True)
+    row = dict.fromkeys(("peer", "limit", "ratio", "goal"))
+    told = {"unit": unit, "clock": clock, "spread": [min(ours), max(ours)], "repetitions": [len(ours), 0], "note": note}
+    collect({"name": name, "ours": middle, "peer_name": "", **row, **told, **more})
+
+
 def not_measured(name: str, *, goal: float | None, command: str, why: str, peer_name: str = "") -> None:
     """Say, and record, that this machine cannot measure a row, and the command that will."""
     print(f"{name}: not measured ({why}); {command}", flush=True)
