@@ -90,7 +90,11 @@ def make_optimizer(groups: list[dict[str, Any]], optim: Optim) -> torch.optim.Op
         return torch.optim.Adam(groups, **options)
     if optim.optimizer == "adamw":
         return torch.optim.AdamW(groups, **options)
-    return torch.optim.SGD(groups, momentum=0.9, **options)
+    made = torch.optim.SGD(groups, momentum=0.9, **options)
+    # Torch allocates momentum at the first step, and leaves it as it finds it where fp16's scaler takes that step back.
+    for parameter in (each for group in made.param_groups for each in group["params"]):
+        made.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return made
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
 
-from dmkd.optim import Optim, load_optimizer, make_optimizer, parameter_groups
+from dmkd.optim import Optim, Precision, load_optimizer, make_optimizer, optimizer_step, parameter_groups
 from tests.test_optim import Tiny
 from tests.waits import pretended_gpu
 
@@ -64,3 +66,30 @@ def test_gradients_lie_as_their_parameters_do() -> None:
     (loose.reshape(-1) * torch.arange(216.0)).sum().backward()
     assert loose.grad is not None
     assert loose.grad.stride() == loose.stride()
+
+
+@pytest.fixture
+def memory_as_it_is_found() -> Iterator[None]:
+    """Memory that nobody has written to holds NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("memory_as_it_is_found")
+@pytest.mark.parametrize("clip", [0.0, 100.0])
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_a_first_step_that_fp16s_scaler_takes_back_leaves_nothing_behind(name: str, clip: float) -> None:
+    """Its scale begins at 65,536, at which the first gradients often overflow. (On a CPU runs have no scaler; its kernels do.)"""
+    ours, theirs = (nn.Parameter(torch.tensor([2.0, -1.0])) for _ in range(2))
+    optim, precision = Optim(optimizer=name, lr=0.1, weight_decay=0.1, clip=clip), Precision("fp16", torch.device("cpu"))
+    precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    optimizer, peer = make_optimizer([{"params": [ours]}], optim), plain_peer(optim, theirs)
+    for gradient in (torch.inf, 3.0, -1.0):
+        precision.scaler.scale(torch.zeros(()))  # as a loss is, before the scale is asked for
+        ours.grad = torch.full((2,), gradient * precision.scaler.get_scale())
+        optimizer_step(optimizer, precision, optim)
+        if gradient < torch.inf:
+            theirs.grad = torch.full((2,), gradient)
+            peer.step()
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
