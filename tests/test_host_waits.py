@@ -72,6 +72,7 @@ def test_the_counter_counts_what_is_known_to_wait(name: str) -> None:
 COPIES: dict[str, tuple[Callable[[Tensor], Any], int]] = {
     "there": (lambda x: x.to(GPU), 1),
     "there, by itself": (lambda x: x.to(GPU, non_blocking=True), 0),
+    "there, laid out otherwise": (lambda x: x.expand(2, 3).to(GPU, memory_format=torch.contiguous_format, non_blocking=True), 1),
     "there and back": (lambda x: x.to(GPU).cpu(), 2),
     "into": (lambda x: torch.empty(3, device=GPU).copy_(x), 1),
     "by positions from elsewhere": (lambda x: torch.ones(3, device=GPU)[torch.tensor([0, 2])], 1),

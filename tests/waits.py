@@ -87,7 +87,9 @@ def _reads(func: Any, name: str, args: Any) -> bool:
 def _copies_and_waits(name: str, result: Tensor, args: Any, kwargs: Any) -> bool:
     source = args[1] if name == "copy_" else args[0]
     by_itself = kwargs.get("non_blocking", False) or (name == "copy_" and len(args) > 2 and args[2])
-    return source.device != result.device and not by_itself
+    # What lies otherwise, torch lays out anew first: on a GPU where it can, on the host in memory that is not pinned.
+    as_it_lies = source.is_contiguous() or source.stride() == result.stride()
+    return source.device != result.device and not (by_itself and as_it_lies)
 
 
 def _line() -> str:

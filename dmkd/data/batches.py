@@ -76,7 +76,9 @@ class Batch:
         """
         form = torch.channels_last if channels_last else torch.contiguous_format
         views = {id(view): view for view in (self.student, self.teacher) if view is not None}
-        there = {key: _unit(view.to(device, memory_format=form, non_blocking=True)) for key, view in views.items()}
+        # Sent as they lie: to lay them out otherwise the host would copy them, to memory that is not pinned, and wait.
+        sent = {key: view.to(device, non_blocking=True) for key, view in views.items()}
+        there = {key: _unit(view.contiguous(memory_format=form)) for key, view in sent.items()}
         images = {name: there.get(id(view)) for name, view in (("student", self.student), ("teacher", self.teacher))}
         rest = {name: getattr(self, name) for name in ("labels", "index", "view", "role", "tuples")}
         moved = {name: None if value is None else value.to(device, non_blocking=True) for name, value in rest.items()}

@@ -19,6 +19,7 @@ from dmkd.data.rows import MIXUP, TEACHER_MIXUP, VIEW
 from dmkd.data.views import Views, apply_view, draw_partner, draw_view, generator
 from dmkd.errors import ConfigError, DataError
 from tests.pictures import make_folder
+from tests.waits import Waits, pretended_gpu
 
 CLASSES = Batches(size=6)
 ONE_VIEW = Views()
@@ -228,3 +229,18 @@ def test_raw_batches_are_bytes_that_become_the_same_numbers(signs: Pictures, wor
         for raw, plain in zip(epoch(signs, views, raw=True, workers=workers), epoch(signs, views), strict=True):
             assert raw.student.dtype == (torch.float32 if views.mixup else torch.uint8)
             assert equal(raw.to(torch.device("cpu"), channels_last=channels_last), plain)
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.4])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_no_layout_of_the_images_makes_the_host_wait(signs: Pictures, channels_last: bool, mixup: float) -> None:
+    """They lie channels last, as pictures do; `optim.channels_last` may ask for either."""
+    batch = epoch(signs, Views(mixup=mixup), raw=True)[0]
+    with pretended_gpu() as gpu, Waits() as waits:
+        there = batch.to(gpu, channels_last=channels_last)
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    for images in (there.student, there.teacher):
+        assert images is not None
+        assert images.device.type == "cuda"
+        assert images.is_contiguous(memory_format=form)
+    assert len(waits) == 0, waits.found
