@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +11,9 @@ import torch
 
 from dmkd import pulse
 from dmkd.errors import DataError, LoaderDied
+
+DEAD = ("DataLoader worker", "Pin memory thread exited")
+"""In torch's words for a dead process; the second where it took with it the thread that pins, which was reading from it."""
 
 
 class _Numbered(torch.utils.data.Dataset[Any]):
@@ -57,17 +62,30 @@ def load(task: Callable[[int], Any], length: int, workers: int, *, pin: bool = F
 
 def _watched(loader: Any) -> Iterator[Any]:
     """What the loader makes; its own words for a dead process turned into ours. Nothing of the reader's is caught."""
-    batches = iter(loader)
+    batches = _begun(loader)
     while True:
         try:
             made = next(batches)
         except StopIteration:
             return
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if not any(words in str(error) for words in DEAD):
                 raise
             raise LoaderDied(f"a data-loading process died ({' '.join(str(error).split())[:200]})") from error
         yield made
+
+
+def _begun(loader: Any) -> Iterator[Any]:
+    """The loader with its processes started, and SIGCHLD as it was.
+
+    Torch would raise from that signal wherever the main thread is by then: in the midst of a step, where nothing can tell whose
+    error it is. Whoever waits for the next batch misses a dead process all the same.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    batches: Iterator[Any] = iter(loader)
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)
+    return batches
 
 
 def _as_is(made: Any) -> Any:

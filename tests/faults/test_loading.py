@@ -6,12 +6,13 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from dmkd import pulse
-from dmkd.data.loading import load
+from dmkd.data.loading import _watched, load
 from dmkd.errors import LoaderDied
 
 
@@ -28,6 +29,26 @@ def test_a_killed_loading_process_is_told_within_a_minute() -> None:
     with pytest.raises(LoaderDied, match="a data-loading process died"):
         list(made)
     assert time.monotonic() - began < 60
+
+
+def test_a_step_goes_on_while_a_loading_process_dies() -> None:
+    """It is told where the next batch is waited for, not by an error in the midst of whatever is done meanwhile."""
+    made = load(slowly, 10_000, workers=2)
+    next(made)
+    os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+    for _ in range(50):
+        time.sleep(0.02)
+    with pytest.raises(LoaderDied, match="a data-loading process died"):
+        list(made)
+
+
+def test_so_is_one_that_took_the_pinning_thread_with_it() -> None:
+    def ended() -> Iterator[Any]:
+        yield 0
+        raise RuntimeError("Pin memory thread exited unexpectedly")
+
+    with pytest.raises(LoaderDied, match="a data-loading process died"):
+        list(_watched(ended()))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
