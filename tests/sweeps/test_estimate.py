@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from dmkd.config import Config
 from dmkd.data.batches import training_batches
 from dmkd.data.datasets import load_dataset
 from dmkd.data.splits import split
+from dmkd.evaluation.measure import Measure
 from dmkd.models import Network
 from dmkd.models.embedder import build_network
 from dmkd.models.registry import count_gflops, count_parameters
@@ -134,6 +137,28 @@ def test_the_measured_time_is_within_30_percent_of_a_run(tree: Path) -> None:
         if errors[-1] < 0.3:
             break
     assert min(errors) < 0.3, errors
+
+
+def test_what_a_first_test_alone_takes_is_not_counted(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries and kernels are loaded once a process: laid on each pair of 448 pictures, a second of that is hours of a run."""
+    config, now, used = tiny("metric_learning", tree), [0.0], set[str]()
+
+    def slow_at_first(name: str) -> Callable[..., Any]:
+        does = getattr(Measure, name)
+
+        def done(*given: Any, **more: Any) -> Any:
+            now[0] += 1.0 if name in used else 1000.0
+            used.add(name)
+            return does(*given, **more)
+
+        return done
+
+    for name in ("embed", "compare"):
+        monkeypatch.setattr(Measure, name, slow_at_first(name))
+    parts = split(load_dataset(config.data), config.data)
+    assert parts.val is not None
+    told = probe(load_of(config), parts, clock=lambda: now[0])
+    assert (told.embedded * len(parts.val), told.compared * len(parts.val) ** 2) == pytest.approx((1.0, 1.0))
 
 
 def test_a_probe_of_a_taught_run_needs_no_teacher(tree: Path) -> None:
