@@ -23,7 +23,7 @@ from dmkd.trainer import fit
 from tests.every_method import tiny
 from tests.waits import ON_GPU
 
-pytestmark = [*ON_GPU, pytest.mark.filterwarnings("default")]  # libraries of a GPU warn of what they like
+pytestmark = list(ON_GPU)
 
 CARD = torch.device("cuda")
 DEVICES = ("cuda:0", "cpu", "cuda")

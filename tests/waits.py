@@ -31,14 +31,17 @@ COPIES = {"_to_copy", "copy_"}
 ON_GPU = (
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and `make gpu`, which shows it"),
+    pytest.mark.filterwarnings("default"),
 )
-"""Marks of tests that `make gpu` runs, the only command that shows the tests a GPU."""
+"""Marks of tests that `make gpu` runs, the only command that shows the tests a GPU. Libraries of a GPU warn of what they like:
+torch itself where a backward pass in a thread of its own begins with a product."""
 
 
 def needs_gpu(test: T) -> T:
     """The same for one test."""
-    first, second = ON_GPU
-    return first(second(test))
+    for mark in ON_GPU:
+        test = mark(test)
+    return test
 
 
 @contextmanager
