@@ -38,6 +38,8 @@ BATCH, SIDE, PRECISION = (112, 224, "bf16") if on_gpu() else (32, 112, "fp32")
 REPEATS = 5
 STEPS = 10 if on_gpu() else 1
 """Steps that are timed together: as in training, the host runs ahead of a GPU, and waits for it at their end alone."""
+ON = f", {PRECISION}, GPU" if on_gpu() else ""
+"""End of a row's name: a GPU's rows stand beside those of a CPU, in the place of the ones that were not measured."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def main() -> None:
         )
     for name, row in rows.items():
         record(
-            f"step of {name}, ResNet-50, batch {BATCH} at {SIDE}",
+            f"step of {name}, ResNet-50, batch {BATCH} at {SIDE}{ON}",
             seconds[name],
             seconds["plain"],
             peer_name="the step without distillation",
@@ -175,18 +177,19 @@ def main() -> None:
 def terms() -> None:
     """What diffusion adds to PSD's terms, as a share of a plain step; the goal is a point."""
     heading()
-    features = network().eval()(images())
+    with torch.no_grad():
+        features = network().eval()(images())
     runs = {"plain": stepper(MetricLearning())} | {name: of_terms(method, features) for name, method in DIFFUSED.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(REPEATS + 1):
         for name, run in runs.items():
-            times = [timed(run) for _ in range(1 if name == "plain" else 20)]
+            together = [timed(lambda run=run: [run() for _ in range(STEPS)]) for _ in range(1 if name == "plain" else 20)]
             if repeat:
-                seconds[name].append(statistics.median(time[0 if on_gpu() else 1] for time in times))
+                seconds[name].append(statistics.median(times[0 if on_gpu() else 1] for times in together) / STEPS)
     more = [with_ - without for with_, without in zip(seconds["OBD-SD"], seconds["PSD"], strict=True)]
     print(f"terms alone: { ({name: f'{1e3 * statistics.median(times):.2f} ms' for name, times in seconds.items()}) }")
     record(
-        f"what diffusion adds to PSD's terms, ResNet-50, batch {BATCH} at {SIDE}",
+        f"what diffusion adds to PSD's terms, ResNet-50, batch {BATCH} at {SIDE}{ON}",
         more,
         seconds["plain"],
         peer_name="the step without distillation",
@@ -205,7 +208,7 @@ def compiled() -> None:
     )
     seconds = in_turn(runs)
     record(
-        f"step by optim.compile, ResNet-50, batch {BATCH} at {SIDE}, {PRECISION}",
+        f"step by optim.compile, ResNet-50, batch {BATCH} at {SIDE}{ON or f', {PRECISION}'}",
         seconds["compiled"],
         seconds["as it is"],
         peer_name="the step without it",
@@ -237,8 +240,9 @@ def profile() -> None:
         step = stepper(method)
         step()
         with torch.profiler.profile() as found:
-            step()
-        print(f"== {name}\n{found.key_averages().table(sort_by='self_cpu_time_total', row_limit=14, max_name_column_width=34)}")
+            timed(step)
+        order = f"self_{'device' if on_gpu() else 'cpu'}_time_total"
+        print(f"== {name}\n{found.key_averages().table(sort_by=order, row_limit=14, max_name_column_width=34)}")
 
 
 def gpu_rows() -> None:
@@ -248,7 +252,7 @@ def gpu_rows() -> None:
         not_measured(f"step of {name}, ResNet-50, batch 112 at 224, bf16, GPU", goal=goal, command=command, why="no GPU here")
     not_measured("step by optim.compile, ResNet-50, batch 112 at 224, bf16, GPU", goal=None, command=command, why="no GPU here")
     command = "python benchmarks/bench_evaluation.py"
-    not_measured("evaluation on a GPU, 60,502 x 128", goal=0.4, command=command, why="no GPU here")
+    not_measured("evaluation on a GPU, 60,502 x 128: R@K, R-precision, mAP@R", goal=0.4, command=command, why="no GPU here")
 
 
 PARTS = {"step": main, "terms": terms, "compiled": compiled, "profile": profile, "gpu_rows": gpu_rows}
