@@ -157,7 +157,7 @@ def main() -> None:
     middle = {name: statistics.median(times) for name, times in seconds.items()}
     passes = ["forward", *(f"teacher, {own}" for own in sorted({row.teacher for row in rows.values()} - {""}))]
     for name in passes:
-        what = f"a pass ({name}) over the plain step, ResNet-50, batch {BATCH} at {SIDE}"
+        what = f"a pass ({name}) over the plain step, ResNet-50, batch {BATCH} at {SIDE}{ON}"
         record(
             what, seconds[name], seconds["plain"], peer_name="the step without distillation", clock="wall" if on_gpu() else "cpu"
         )
