@@ -1,5 +1,6 @@
 """Runs of an SQL database other than sqlite (PostgreSQL, MySQL, SQL Server), without MLflow's client: columns, not objects.
 
+Tried on PostgreSQL 15 and MariaDB 10.11 (tests/tracking/test_sources.py); SQL Server has not been.
 A run is looked at before its values: one that is found to have ended had logged all of them by then.
 """
 

@@ -1,4 +1,4 @@
-"""Wherever MLflow keeps its runs, they are read the same: PostgreSQL, a server with dmkd's route, with users, MLflow's client."""
+"""Wherever MLflow keeps its runs, they are read the same: PostgreSQL, MariaDB, dmkd's route, with users, MLflow's client."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from benchmarks.served import free_port
+from tests.mariadb import Mariadb
 from tests.postgres import Postgres
 from tests.tracking.conftest import served
 from tests.tracking.test_reading import check, expected, fill
@@ -35,9 +36,9 @@ ADMIN = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": secret
 READER = {"MLFLOW_TRACKING_USERNAME": "ann", "MLFLOW_TRACKING_PASSWORD": secrets.token_hex(12)}
 
 
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    started = Postgres(free_port(), "a b%@/:x")
+@pytest.fixture(scope="module", params=[Postgres, Mariadb])
+def database_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    started = request.param(free_port(), "a b%@/:x")
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", str(tmp_path_factory.mktemp("artifacts")))
@@ -84,11 +85,11 @@ def never_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest, "_by_page", lambda *_: pytest.fail("asked page by page"))
 
 
-def test_postgresql_is_read_as_mlflow_reads_it(postgres, monkeypatch):
-    assert isinstance(Server(postgres).source, Sql)
+def test_a_database_server_is_read_as_mlflow_reads_it(database_server, monkeypatch):
+    assert isinstance(Server(database_server).source, Sql)
     monkeypatch.setattr("tracking.server._all", lambda *_, **__: pytest.fail("read by MLflow's client"))
-    check(load_runs(postgres), expected(postgres, monkeypatch))
-    assert load_runs(postgres, "reading/two")["experiment"].unique().to_list() == ["reading/two"]
+    check(load_runs(database_server), expected(database_server, monkeypatch))
+    assert load_runs(database_server, "reading/two")["experiment"].unique().to_list() == ["reading/two"]
 
 
 def test_dmkds_route_answers_as_mlflows_search(quick, monkeypatch):
@@ -108,8 +109,8 @@ CONDITIONS = [
 
 @pytest.mark.parametrize("asked", CONDITIONS, ids=str)
 @pytest.mark.parametrize("deleted", [False, True])
-def test_sources_agree_on_what_is_asked_for(postgres, quick, monkeypatch, asked, deleted):
-    for uri, source in ((postgres, Sql.at(postgres)), (quick, Rest(quick))):
+def test_sources_agree_on_what_is_asked_for(database_server, quick, monkeypatch, asked, deleted):
+    for uri, source in ((database_server, Sql.at(database_server)), (quick, Rest(quick))):
         place = source.experiments()["reading/one"]
         assert source.experiments() == Client(uri).experiments()
         if asked and asked.field == "run_id":
@@ -126,11 +127,16 @@ def test_sources_agree_on_what_is_asked_for(postgres, quick, monkeypatch, asked,
     assert ordered(by_page.runs(place, None, deleted)).equals(ordered(Client(quick).runs(place, None, deleted)))
 
 
-@pytest.mark.parametrize("kind", ["postgres", "quick"])
-def test_what_changes_is_seen(kind, request):
-    uri = request.getfixturevalue(kind)
+def test_what_changes_in_a_database_server_is_seen(database_server):
+    changes_are_seen(database_server, ensure_experiment(database_server, "changing", "file:///tmp/nowhere"))
+
+
+def test_what_changes_behind_dmkds_route_is_seen(quick):
+    changes_are_seen(quick, ensure_experiment(quick, "changing"))
+
+
+def changes_are_seen(uri: str, place: str) -> None:
     client = connect(uri)
-    place = ensure_experiment(uri, "changing", None if kind == "quick" else "file:///tmp/nowhere")
     begin = 1_700_000_000_000
 
     def agree() -> pl.DataFrame:
@@ -216,7 +222,7 @@ def test_only_frames_of_runs_are_taken():
     assert not are_runs(good.with_columns(pl.lit(None, pl.Object).alias("params.d")))
 
 
-def test_a_database_that_is_not_there_is_one_clear_line(postgres):
+def test_a_database_that_is_not_there_is_one_clear_line(database_server):
     port = free_port()
     with pytest.raises(TrackingError, match=f"127.0.0.1:{port}/mlflow") as refused:
         load_runs(f"postgresql+psycopg2://me:secret-word@127.0.0.1:{port}/mlflow")
@@ -224,7 +230,7 @@ def test_a_database_that_is_not_there_is_one_clear_line(postgres):
     with pytest.raises(TrackingError, match="driver"):
         load_runs("postgresql+nodriver://h/db")
     with pytest.raises(TrackingError, match="experiments"):
-        load_runs(postgres.removesuffix("/mlflow") + "/postgres")
+        load_runs(database_server.removesuffix("mlflow") + {"p": "postgres", "m": "information_schema"}[database_server[0]])
 
 
 def test_which_addresses_are_databases():
