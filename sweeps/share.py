@@ -37,6 +37,13 @@ def keep_to_share(resources: PlacementGroupFactory | None) -> None:
         torch.cuda.set_per_process_memory_fraction(memory_share(gpus))
 
 
+def by_share(metrics: dict[str, float], resources: PlacementGroupFactory | None) -> dict[str, float]:
+    """An epoch's metrics, `cost/gpu_seconds` counted by the share of a card: four trials on one for an hour are one GPU hour."""
+    name = "cost/gpu_seconds"
+    gpus = float(resources.required_resources.get("GPU", 0.0)) if resources else 0.0
+    return metrics | {name: gpus * metrics[name]} if gpus and name in metrics else metrics
+
+
 def no_card(resources: PlacementGroupFactory | None) -> dict[str, str]:
     """A tag for a trial that was given a card, or a share of one, and trains on the CPU, for torch sees none; else nothing."""
     import torch

@@ -21,7 +21,7 @@ from sweeps.folder import STOPPED, add_history, add_progress, keep_best, read_do
 from sweeps.memory import Careful
 from sweeps.naming import log_datasets, log_outcome, open_run
 from sweeps.rows import settled
-from sweeps.share import card_lost, keep_to_share, no_card, share_pictures
+from sweeps.share import by_share, card_lost, keep_to_share, no_card, share_pictures
 from sweeps.shared import Shared
 from sweeps.signals import Notice, Preempted, grace
 from sweeps.stopwatch import costs
@@ -138,7 +138,7 @@ class Trial(tune.Trainable):
         from dmkd.checkpoint import save_state
 
         first = not self.progress["metrics"]
-        metrics = epoch.metrics | (costs(epoch, self.shared) if first else {})
+        metrics = by_share(epoch.metrics, self.trial_resources) | (costs(epoch, self.shared) if first else {})
         value, best = metrics.get(self.shared.objective), self.progress["best"]
         assert self.run is not None
         with self._fence().writing():

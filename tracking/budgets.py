@@ -23,7 +23,9 @@ def sweep_hours(runs: pl.DataFrame) -> dict[str, Hours]:
     searched = runs.filter((pl.col("tags.dmkd.stage") == "search") & (pl.col("tags.dmkd.sweep") != ""))
     zero = dict.fromkeys(("gpu", "train"), pl.lit(0.0))
     known_hours = zero | {kind: pl.when(column.is_finite()).then(column).otherwise(0.0) for kind, column in hours.items()}
-    rows = searched.select("tags.dmkd.sweep", gpu=known_hours["gpu"], cpu=known_hours["train"] - known_hours["gpu"])
+    rows = searched.select(
+        "tags.dmkd.sweep", gpu=known_hours["gpu"], cpu=pl.when(known_hours["gpu"] == 0).then(known_hours["train"]).otherwise(0.0)
+    )
     return {sweep: (gpu, cpu) for sweep, gpu, cpu in rows.group_by("tags.dmkd.sweep").sum().iter_rows()}
 
 

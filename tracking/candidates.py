@@ -23,9 +23,10 @@ STATED = ("published", "label", "published_rule", "rule", "not_comparable")
 """Tags that a candidate's final runs state where it has any; else any of its runs."""
 TEXTS = ("run_id", "experiment", "experiment_id", "status", "start_time")
 PARAMS = ("student.dim", "student.resolution", "student.backbone", "teacher.resolution")
+SECONDS = ("cost/gpu_seconds", "cost/train_seconds")
 METRICS = (
     *("test_looks", "model/gflops", "model/parameters", "model/dim", "model/latency_ms", "cost/latency_ms"),
-    *("model/gallery_resolution", "cost/gpu_seconds", "cost/train_seconds"),
+    *("model/gallery_resolution", *SECONDS),
 )
 """What of the runs a row is made from; all else of them is looked up where it is asked for."""
 
@@ -152,12 +153,13 @@ def _facts(long: pl.DataFrame) -> pl.DataFrame:
 
     firsts = ["method", "reference", "experiment", "experiment_id", "commit", *PARAMS]
     firsts += [name for name in METRICS if name.startswith("model/") or name == "cost/latency_ms"]
-    seconds = {kind: pl.col(f"cost/{kind}_seconds") for kind in ("gpu", "train")}
+    gpu, train = (pl.when(column.is_finite()).then(column).otherwise(0.0) for column in map(pl.col, SECONDS))
     finished = pl.col("status") == FINISHED
     measured = pl.col("selected").is_not_null() | pl.col("reported").is_not_null()
     return long.group_by("piece").agg(
         *(pl.col(name).drop_nulls().first() for name in firsts),
-        *(column.filter(column.is_finite()).sum().alias(f"{kind}_seconds") for kind, column in seconds.items()),
+        (gpu.sum() / 3600).alias("gpu_hours"),
+        (train.filter(gpu == 0).sum() / 3600).alias("cpu_hours"),  # of a run on a card its share of that is the cost
         pl.col(AT).first(),
         pl.col("status").first().alias("first_status"),
         pl.col("status_reason").str.starts_with("pruned").any().alias("pruned"),
@@ -231,8 +233,6 @@ def _completed(frame: pl.DataFrame) -> pl.DataFrame:
         pl.coalesce(pl.when(wall != 0).then(wall), "model/gallery_resolution").alias("teacher.resolution"),
         pl.col("student.backbone").alias("backbone"),
         pl.coalesce("model/latency_ms", "cost/latency_ms").alias("latency_ms"),
-        (pl.col("gpu_seconds") / 3600).alias("gpu_hours"),
-        (pl.col("train_seconds") / 3600 - pl.col("gpu_seconds") / 3600).alias("cpu_hours"),
         *(pl.col(name).fill_null([]) for name in ("selected", "reported", "search_runs", "final_runs")),
     )
 

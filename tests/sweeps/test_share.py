@@ -11,7 +11,7 @@ import torch
 from ray.tune import PlacementGroupFactory
 
 from dmkd.packing import RESERVE
-from sweeps.share import card_lost, keep_to_share, no_card
+from sweeps.share import by_share, card_lost, keep_to_share, no_card
 from sweeps.trial import Trial
 
 
@@ -39,6 +39,16 @@ def test_a_whole_card_or_none_has_no_limit(held, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     keep_to_share(PlacementGroupFactory([{"CPU": 1, "GPU": 0.5}]))
     assert not held
+
+
+@pytest.mark.parametrize(
+    ("given", "cost"), [({"CPU": 1, "GPU": 0.25}, 900.0), ({"CPU": 1, "GPU": 1}, 3600.0), ({"CPU": 1}, 3600.0), (None, 3600.0)]
+)
+def test_gpu_seconds_are_counted_by_the_share_of_a_card(given, cost):
+    logged = {"cost/gpu_seconds": 3600.0, "cost/train_seconds": 3600.0, "val/recall_at_1": 0.5}
+    found = by_share(logged, PlacementGroupFactory([given]) if given else None)
+    assert found == logged | {"cost/gpu_seconds": cost}
+    assert by_share({"cost/train_seconds": 1.0}, PlacementGroupFactory([{"GPU": 0.5}])) == {"cost/train_seconds": 1.0}
 
 
 @pytest.mark.parametrize(("given", "seen"), [({"CPU": 1}, ""), ({"CPU": 1, "GPU": 0.5}, "0,1"), ({"CPU": 1, "GPU": 1}, "0,1")])

@@ -79,9 +79,22 @@ def test_cost_size_and_looks_are_told():
         )
     )
     row = frame.row(0, named=True)
-    assert (row["gpu_hours"], row["cpu_hours"], row["gflops"]) == (1.5, 1.5, 0.4)
+    assert (row["gpu_hours"], row["cpu_hours"], row["gflops"]) == (1.5, 0.0, 0.4)  # half a card each
     assert row["test_looks"] == 2  # seed 0 was looked at twice
     assert row["seeds"] == 2
+
+
+def test_hours_of_a_run_are_those_of_its_card_or_else_of_its_cpus():
+    card = {"metrics.cost/gpu_seconds": 900.0, "metrics.cost/train_seconds": 3600.0, "tags.dmkd.sweep": "s"}
+    host = {"metrics.cost/gpu_seconds": None, "metrics.cost/train_seconds": 1800.0, "tags.dmkd.sweep": "s"}
+    runs = [
+        run("aaaaaaaa1111", 0, val=0.3, **card),
+        run("aaaaaaaa1111", 1, val=0.3, **host),
+        run("aaaaaaaa1111", 0, test=0.5, **card),
+    ]
+    row = leaderboard(table(*runs)).row(0, named=True)
+    assert (row["gpu_hours"], row["cpu_hours"]) == (0.5, 0.5)
+    assert (row["search_gpu_hours"], row["search_cpu_hours"]) == (0.25, 0.5)
 
 
 def test_labels_name_what_differs_within_a_method():
