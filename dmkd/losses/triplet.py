@@ -42,10 +42,9 @@ def batch_hard_triplet_loss(
     check_batch(x, labels, ref_x, ref_labels)
     positive, negative = class_masks(labels, ref_labels, itself=True)
     rows = full_precision(x)
-    others = rows if ref_x is None else full_precision(ref_x)
     if positive.numel() == 0:
         return rows.sum() * 0
-    loss: Tensor = _BatchHard.apply(rows, others, (positive, negative), margin)
+    loss: Tensor = _BatchHard.apply(rows, None if ref_x is None else full_precision(ref_x), (positive, negative), margin)
     return loss
 
 
@@ -53,13 +52,14 @@ class _BatchHard(torch.autograd.Function):
     """The loss with its gradient written out: only an anchor's two hardest rows have one, so most of a graph would be zeros."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, others: Tensor, masks: tuple[Tensor, Tensor], margin: float) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, others: Tensor | None, masks: tuple[Tensor, Tensor], margin: float) -> Tensor:
+        """`others`: None where the batch is its own reference set."""
         positive, negative = masks
         distance = differentiable_distances(rows, others, least=LEAST)
         farthest = torch.where(positive, distance, -torch.inf).amax(dim=1, keepdim=True)
         nearest = torch.where(negative, distance, torch.inf).amin(dim=1, keepdim=True)
         hinge = farthest - nearest + margin
-        usable = positive.any(dim=1, keepdim=True) & negative.any(dim=1, keepdim=True)
+        usable = (farthest != -torch.inf) & (nearest != torch.inf)  # NaN is a distance
         count = usable.sum().clamp_min(1)
         share = _shares(positive & (distance == farthest), distance) - _shares(negative & (distance == nearest), distance)
         pull = share.mul_((usable & (hinge > 0)).to(distance.dtype) / count) * (distance > LEAST) / distance
@@ -68,9 +68,14 @@ class _BatchHard(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         """Of d = |a - b| the gradient is (a - b) / d; in float64, since near duplicates cancel."""
-        rows, others, pull = (tensor.double() for tensor in ctx.saved_tensors)
+        rows, others, pull = ctx.saved_tensors
+        rows, pull = rows.double(), pull.double()
+        if others is None:  # each row is an anchor and an other at once
+            pull = pull + pull.T
+            return (grad * (pull.sum(dim=1)[:, None] * rows - pull @ rows)).to(grad.dtype), None, None, None
+        others = others.double()
         own = pull.sum(dim=1)[:, None] * rows - pull @ others
         theirs = pull.sum(dim=0)[:, None] * others - pull.T @ rows
         return (grad * own).to(grad.dtype), (grad * theirs).to(grad.dtype), None, None

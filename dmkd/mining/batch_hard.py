@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dmkd.mining.pairs import Triplets, check_batch, class_masks, distances, triplets_of
+from dmkd.mining.pairs import Triplets, check_batch, class_masks, full_precision, squared_distances, triplets_of
 
 
 @torch.no_grad()
@@ -16,9 +16,10 @@ def batch_hard(x: Tensor, labels: Tensor, ref_x: Tensor | None = None, ref_label
     """
     check_batch(x, labels, ref_x, ref_labels)
     positive, negative = class_masks(labels, ref_labels, itself=True)
-    near = distances(x, ref_x)
+    near = squared_distances(x, ref_x).clamp_min(0).to(full_precision(x).dtype)  # in the order of the distances
     if near.numel() == 0:
         return Triplets(labels.new_zeros((0, 3), dtype=torch.int64))
-    farthest = torch.where(positive, near, -torch.inf).argmax(dim=1)
-    nearest = torch.where(negative, near, torch.inf).argmin(dim=1)
-    return triplets_of(farthest, nearest, positive, positive.any(dim=1) & negative.any(dim=1))
+    far, farthest = torch.where(positive, near, -torch.inf).max(dim=1)
+    close, nearest = torch.where(negative, near, torch.inf).min(dim=1)
+    # Without one the infinity is left; NaN, which differs from it, is a distance.
+    return triplets_of(farthest, nearest, positive, (far != -torch.inf) & (close != torch.inf))

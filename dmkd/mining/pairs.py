@@ -46,9 +46,9 @@ def class_masks(labels: Tensor, ref_labels: Tensor | None = None, itself: bool =
     Rows and columns with label -1 are False in both. Without `ref_labels` the reference set is the batch, R = B.
     """
     other = labels if ref_labels is None else ref_labels
-    known = (labels >= 0)[:, None] & (other >= 0)[None]
-    same = labels[:, None] == other[None]
-    positive = same & known
+    labelled = labels >= 0
+    known = labelled[:, None] & (labelled if ref_labels is None else other >= 0)
+    positive = (labels[:, None] == other) & known
     negative = positive ^ known
     if ref_labels is None and not itself:
         positive.fill_diagonal_(False)
@@ -87,16 +87,21 @@ def distances(x: Tensor, ref_x: Tensor | None = None) -> Tensor:
 
 
 def differentiable_distances(x: Tensor, ref_x: Tensor | None = None, least: float = 0.0) -> Tensor:
-    """Euclidean distances [B, R], float32 or float64 as `x`; those below `least` are `least`, without gradient.
+    """Euclidean distances [B, R], float32 or float64 as `x`; those below `least` are `least`, without gradient."""
+    return squared_distances(x, ref_x).clamp_min(least**2).sqrt().to(full_precision(x).dtype)
 
-    By the dot product in float64: as accurate as differences in float32 (1e-8 between equal rows), and many times faster.
+
+def squared_distances(x: Tensor, ref_x: Tensor | None = None) -> Tensor:
+    """Squared Euclidean distances, float64 [B, R]; of equal rows about 1e-16, of either sign.
+
+    By the dot product in float64: as accurate as differences in float32 (distances of 1e-8 between equal rows), and many times
+    faster.
     """
     rows = x.double()
     others = rows if ref_x is None else ref_x.double()
     own = rows.square().sum(dim=1)
     theirs = own if ref_x is None else others.square().sum(dim=1)
-    squares = torch.addmm(own[:, None] + theirs, rows, others.T, alpha=-2)
-    return squares.clamp_min(least**2).sqrt().to(full_precision(x).dtype)
+    return torch.addmm(own[:, None] + theirs, rows, others.T, alpha=-2)
 
 
 def draw(weights: Tensor) -> Tensor:
