@@ -133,3 +133,16 @@ def test_dmkd_imports_without_ray_and_mlflow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "imported"
+
+
+def test_a_published_row_is_named_without_ray_mlflow_and_optuna() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('ray', 'mlflow', 'optuna'): sys.modules[name] = None\n"
+        "from dmkd.commands.train import published_config\n"
+        "from dmkd.cli import main\n"
+        "main(['published', 'obdsd/T8/cub200/none/ms/128'])\n"
+        "print(published_config('obdsd/T8/cub200/none/ms/128', {})[0].evaluation.train)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "True"

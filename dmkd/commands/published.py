@@ -62,7 +62,7 @@ def _cell(number: dict[str, Any]) -> str:
 def _section(row: dict[str, Any]) -> list[str]:
     """A row at full length; what of its configuration is not dmkd's default stands as YAML keys."""
     from sweeps.papers import recipe
-    from sweeps.tables.entries import stated
+    from sweeps.papers.printed import stated
 
     lines = [row["key"], *(f"  printed: {_cell(number)}" for number in row["numbers"])]
     notes = sorted({number["source_note"] for number in row["numbers"] if number["source_note"]})

@@ -80,7 +80,7 @@ def published_config(key: str, changes: dict[str, Any]) -> tuple[Config, tuple[s
     """
     from dmkd.space import override
     from sweeps.papers import recipe
-    from sweeps.tables.entries import stated
+    from sweeps.papers.printed import stated
 
     made = recipe(key)
     if made.config is None:

@@ -9,7 +9,8 @@ from dmkd.data.datasets import DATASETS
 from dmkd.data.splits import Parts
 from dmkd.space import flatten
 from sweeps.papers import recipe
-from sweeps.tables.entries import Entry, stated
+from sweeps.papers.printed import stated
+from sweeps.tables.entries import Entry
 
 NEUTRAL = (
     "seed",
