@@ -111,8 +111,7 @@ class TupleMethod(Method):
             return partial(tuple_contrastive_loss, margin=self.margin, form=self.form)
         if self.objective == "triplet":
             return partial(tuple_triplet_loss, margin=self.margin)
-        similarity = partial(tuple_multi_similarity_loss, reduction="sum")
-        return partial(similarity, alpha=self.alpha, beta=self.beta, base=self.base)
+        return partial(tuple_multi_similarity_loss, alpha=self.alpha, beta=self.beta, base=self.base, reduction="sum")
 
 
 def leading(others: Tensor, count: int) -> Tensor:
