@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tracking.errors import TrackingError
-from tracking.frames import STATE, as_logged, by_key, from_tuples
+from tracking.frames import STATE, as_logged, by_key, finite, from_rows, from_tuples
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,7 +29,7 @@ _TAGS = "_tags"
 MOST_OTHERS = 1.2
 """Runs of the database for each of an experiment, up to which all are read."""
 FEW = 200
-"""Up to so many runs the keys are read from their own objects."""
+"""Up to so many runs are read value by value."""
 _seen: dict[tuple[int, int], int] = {}
 """Databases looked at beside sqlite: (device, file) -> a descriptor that stays open, since closing one takes from this process
 every lock that sqlite holds on the file."""
@@ -90,9 +90,16 @@ def newest_experiment(connection: Connection) -> str | None:
     return str(found[0]) if found else None
 
 
-def count(connection: Connection, experiment: str) -> int:
-    """How many runs of an experiment are not deleted."""
-    return int(connection.execute(f"SELECT count(*) FROM ({MEMBERS})", {"experiment": experiment}).fetchone()[0])
+def counts(connection: Connection) -> dict[str, int]:
+    """How many runs of each experiment, by its id, are not deleted."""
+    query = "SELECT CAST(experiment_id AS TEXT), count(*) FROM runs WHERE lifecycle_stage = 'active' GROUP BY experiment_id"
+    return dict(connection.execute(query).fetchall())
+
+
+def members(connection: Connection, experiment: str, chosen: Collection[str]) -> set[str]:
+    """Which runs are in an experiment and not deleted."""
+    given = {"experiment": experiment, "chosen": json.dumps(list(chosen))}
+    return {run_id for (run_id,) in connection.execute(f"{MEMBERS} AND run_uuid IN ({CHOSEN})", given)}
 
 
 def states(connection: Connection, name: str, experiment: str, chosen: Collection[str] | None = None) -> pl.DataFrame:
@@ -120,6 +127,8 @@ def states(connection: Connection, name: str, experiment: str, chosen: Collectio
 
 def completed(connection: Connection, experiment: str, found: pl.DataFrame, *, whole: bool) -> pl.DataFrame:
     """The runs of `found` (of `states`) with their params, tags and metrics; `whole`: they are all runs of the experiment."""
+    if found.height <= FEW:
+        return _few_completed(connection, found)
     given = {"experiment": experiment} if whole else {"chosen": json.dumps(found["run_id"].to_list())}
     inside = _cheapest(connection, experiment) if whole else CHOSEN
     params, tags = _objects(connection, "params", inside, given), found.select("run_id", object=_TAGS).drop_nulls()
@@ -129,10 +138,22 @@ def completed(connection: Connection, experiment: str, found: pl.DataFrame, *, w
     return found.drop(_TAGS).join(metrics, on="run_id", how="left", maintain_order="left")
 
 
+def _few_completed(connection: Connection, found: pl.DataFrame) -> pl.DataFrame:
+    """The same by way of mappings: a few runs are read in a quarter of the time."""
+    rows = [row | {"params": {}, "tags": json.loads(row[_TAGS] or "{}"), "metrics": {}} for row in found.to_dicts()]
+    of_run, given = {row["run_id"]: row for row in rows}, {"chosen": json.dumps(found["run_id"].to_list())}
+    for run_id, key, text in connection.execute(f"SELECT run_uuid, key, value FROM params{_within(CHOSEN)}", given):
+        of_run[run_id]["params"][key] = text
+    query = f"SELECT run_uuid, key, value, is_nan FROM latest_metrics{_within(CHOSEN)}"
+    for run_id, key, value, is_nan in connection.execute(query, given):
+        of_run[run_id]["metrics"][key] = finite(value, is_nan)
+    return from_rows(rows).with_columns(found[STATE])
+
+
 def _cheapest(connection: Connection, experiment: str) -> str:
     """Which runs' values to read for all runs of an experiment: where few others are there, it costs more to leave them out."""
     (runs,) = connection.execute("SELECT count(*) FROM runs").fetchone()
-    return EVERYONE if runs <= MOST_OTHERS * count(connection, experiment) else MEMBERS
+    return EVERYONE if runs <= MOST_OTHERS * counts(connection).get(experiment, 0) else MEMBERS
 
 
 def _within(inside: str) -> str:
@@ -151,17 +172,15 @@ def _unpacked(connection: Connection, objects: pl.DataFrame, part: str) -> pl.Da
     """A column for every key of JSON objects whose values are texts."""
     import polars as pl
 
-    keys = _keys(connection, part, objects["object"])
+    keys = _keys(connection, part)
     if not keys:
         return objects.select("run_id")
     decoded = objects["object"].str.json_decode(pl.Struct(dict.fromkeys(keys, pl.String))).struct.unnest()
     return decoded.rename({key: f"{part}.{key}" for key in keys}).with_columns(objects["run_id"])
 
 
-def _keys(connection: Connection, table: str, objects: pl.Series) -> list[str]:
-    """The keys of a few runs, or all that any run of the database has."""
-    if objects.len() <= FEW:
-        return sorted({key for text in objects for key in json.loads(text)})
+def _keys(connection: Connection, table: str) -> list[str]:
+    """The keys that any run of the database has."""
     following = f"SELECT min(key) FROM {table} WHERE key > found.key"  # by the index, from key to key: DISTINCT reads every row
     query = (
         f"WITH RECURSIVE found(key) AS (SELECT min(key) FROM {table} UNION ALL SELECT ({following}) FROM found WHERE key NOTNULL)"

@@ -89,7 +89,11 @@ def ordered(frame: pl.DataFrame) -> pl.DataFrame:
     own = [name for name in frame.columns if name not in INFOS]
     logged = [name for name, count in zip(own, frame.select(own).null_count().row(0), strict=True) if count < frame.height]
     kept = [*sorted(logged, key=_place), *([STATE] if STATE in own and STATE not in logged else [])]
-    frame = frame.select(*INFOS, *kept)
+    return oldest_first(frame.select(*INFOS, *kept))
+
+
+def oldest_first(frame: pl.DataFrame) -> pl.DataFrame:
+    """Runs oldest first, those of one moment by id."""
     started = frame["start_time"].fill_null(0)
     in_order = bool((started.diff().drop_nulls() > 0).all())
     return frame if in_order else frame.sort(started.alias("start"), "run_id")

@@ -2,7 +2,9 @@
 
 `params` and `metrics` only grow: what was written since is behind the last row seen. Rows of `runs` and `tags` are changed in
 place: they are digested in blocks, and those of another block are looked at again. What was deleted for good is told by a last
-row that is not there any more, or by the number of runs (`tracking.reading`).
+row that is not there any more, or by the number of runs (`tracking.reading`). Of a tag only the value is digested, a third of
+the cost: MLflow never gives a row to another run or key, and sqlite gives a number again only at the table's end, where the
+last rows are known by run and key.
 """
 
 from __future__ import annotations
@@ -13,20 +15,20 @@ from collections.abc import Iterator
 from typing import Any
 
 Marks = dict[str, Any]
-"""What was seen, as JSON holds it: of a growing table its last row, of the others a digest a block."""
+"""What was seen, as JSON holds it: of each table the last row's number; of a growing one what the last row was, of the others
+what the last rows were, and a digest a block."""
 GROWING = {
     "params": "run_uuid || ' ' || key || ' ' || value",
     "metrics": "run_uuid || ' ' || key || ' ' || timestamp || ' ' || step || ' ' || value",
 }
 """Table -> what identifies its row."""
 CHANGING = {
-    "runs": (
-        256,
-        ("run_uuid", "name", "status", "start_time", "end_time", "lifecycle_stage", "experiment_id", "artifact_uri"),
-    ),
-    "tags": (4096, ("run_uuid", "key", "value")),
+    "runs": (256, ("name", "status", "start_time", "end_time", "lifecycle_stage", "experiment_id", "artifact_uri")),
+    "tags": (4096, ("value",)),
 }
-"""Table -> rows of a block, and what of them is digested, a column at a time: joining those of each row took longer."""
+"""Table -> rows of a block, and what of them can change and is digested, a column at a time: joining a row's took longer."""
+NAMED = {"runs": ("run_uuid",), "tags": ("run_uuid", "key")}
+"""What of their rows cannot: it is digested of the last block of rows alone."""
 MOST = 20_000
 """Blocks beyond which nothing is noted, so that all is read again: rows so far apart that looking would take longer."""
 
@@ -36,8 +38,12 @@ def take(connection: sqlite3.Connection) -> Marks | None:
     lasts = {table: _last(connection, table) for table in (*GROWING, *CHANGING)}
     if any(lasts[table] > MOST * rows for table, (rows, _) in CHANGING.items()):
         return None
-    grown = {table: [lasts[table], _identity(connection, table, lasts[table])] for table in GROWING}
-    return grown | {table: list(_digests(connection, table, lasts[table])) for table in CHANGING}
+    marks: Marks = {table: [lasts[table], _identity(connection, table, lasts[table])] for table in GROWING}
+    for table, (rows, columns) in CHANGING.items():
+        last = lasts[table]
+        blocks = [_digest(connection, table, columns, start, min(start + rows, last)) for start in range(0, last, rows)]
+        marks[table] = [last, _names(connection, table, last), blocks]
+    return marks
 
 
 def changed(connection: sqlite3.Connection, before: Marks | None, now: Marks | None) -> tuple[set[str], set[str]] | None:
@@ -51,11 +57,25 @@ def changed(connection: sqlite3.Connection, before: Marks | None, now: Marks | N
             return None
         logged |= _ids(connection, table, last, now[table][0])
     near: set[str] = set()
-    for table, (rows, _) in CHANGING.items():
-        for place in range(max(len(before[table]), len(now[table]))):
-            if before[table][place : place + 1] != now[table][place : place + 1]:
-                near |= _ids(connection, table, place * rows, (place + 1) * rows)
+    for table in CHANGING:
+        last, names, _ = before[table]
+        if _names(connection, table, last) != names:
+            return None
+        for first, end in _changed_rows(connection, table, before[table], now[table]):
+            near |= _ids(connection, table, first, end)
     return logged, near
+
+
+def _changed_rows(connection: sqlite3.Connection, table: str, before: list[Any], now: list[Any]) -> Iterator[tuple[int, int]]:
+    """Where rows may have changed, as numbers after the first and up to the second."""
+    rows, columns = CHANGING[table]
+    (last, _, was), (end, _, found) = before, now
+    for place, start in enumerate(range(0, end, rows)):
+        if was[place : place + 1] == found[place : place + 1]:
+            continue
+        # A block that has only grown is known up to the row that was the last.
+        known = start < last < start + rows and was[place] == _digest(connection, table, columns, start, last)
+        yield (last if known else start), start + rows
 
 
 def _last(connection: sqlite3.Connection, table: str) -> int:
@@ -67,13 +87,15 @@ def _identity(connection: sqlite3.Connection, table: str, row: int) -> str:
     return str(found[0]) if found else ""
 
 
-def _digests(connection: sqlite3.Connection, table: str, last: int) -> Iterator[str]:
-    rows, columns = CHANGING[table]
+def _names(connection: sqlite3.Connection, table: str, last: int) -> str:
+    """A digest of whose the last rows are."""
+    return _digest(connection, table, NAMED[table], max(0, last - CHANGING[table][0]), last)
+
+
+def _digest(connection: sqlite3.Connection, table: str, columns: tuple[str, ...], after: int, last: int) -> str:
     arrays = ", ".join(f"CAST(json_group_array({column}) AS BLOB)" for column in columns)
-    query = f"SELECT {arrays} FROM {table} WHERE rowid > ? AND rowid <= ?"
-    for start in range(0, last, rows):
-        content = connection.execute(query, (start, start + rows)).fetchone()
-        yield hashlib.sha256(b"".join(content)).hexdigest()[:32]
+    content = connection.execute(f"SELECT {arrays} FROM {table} WHERE rowid > ? AND rowid <= ?", (after, last)).fetchone()
+    return hashlib.sha256(b"".join(content)).hexdigest()[:32]
 
 
 def _ids(connection: sqlite3.Connection, table: str, after: int, last: int) -> set[str]:

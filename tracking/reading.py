@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,48 +60,89 @@ def _chosen(experiment: str | None, known: dict[str, str]) -> dict[str, str]:
 def _from_database(uri: str, path: Path, experiment: str | None, fresh: bool) -> list[pl.DataFrame]:
     version = database.version(path)  # before the reading: what is written meanwhile is read again next time
     folder = run_cache.folder_of(uri)
-    parts, now = [], None
+    parts = []
     with database.opened(path) as connection:
+        look = _Look(connection)
         for name, place in _chosen(experiment, database.experiments(connection)).items():
             kept = None if fresh else run_cache.read(folder, place)
             if kept is None or version is None or kept.seen["version"] != version:
-                now = now or marks.take(connection)
-                frame = _updated(connection, name, place, kept, now)
-                seen = {"version": version, "marks": now}
+                frame, changed = look.at(name, place, kept)
+                seen = {"version": version, "marks": look.now}
                 if kept is not None and frame is kept.frame:
                     run_cache.note(folder, place, kept, seen)
                 else:
-                    run_cache.write(folder, place, frame, seen)
+                    run_cache.write(folder, place, frame, seen, kept=kept, changed=changed)
                 parts.append(frame)
             else:
                 parts.append(kept.frame)
     return [part for part in parts if part.height] or parts[:1]
 
 
-def _updated(connection: database.Connection, name: str, place: str, kept: run_cache.Kept | None, now: Any) -> pl.DataFrame:
-    """An experiment's runs: what is kept of them, with those that may have changed looked at again; else all of them read.
+class _Look:
+    """What one state of a database holds, looked at no more than once."""
 
-    The kept frame itself where nothing of it has changed.
-    """
-    import polars as pl
+    def __init__(self, connection: database.Connection) -> None:
+        self.connection = connection
+        self._told: list[tuple[Any, tuple[set[str], set[str]] | None]] = []
 
-    told = marks.changed(connection, kept.seen["marks"], now) if kept else None
-    if kept is not None and told is not None:
-        logged, near = told
-        total = database.count(connection, place)
-        found = database.states(connection, name, place, logged | near)
-        same = set(found.join(kept.frame, on=["run_id", frames.STATE], how="semi")["run_id"]) - logged
-        changed = found.filter(~pl.col("run_id").is_in(same))
-        rest = kept.frame.filter(~pl.col("run_id").is_in((logged | near) - same))
-        if rest.height == kept.frame.height == total and not changed.height and set(rest["experiment"].unique()) <= {name}:
-            return kept.frame
-        few = changed.height <= MANY * (rest.height + changed.height)
-        if few and rest.height + changed.height == total:
-            rest = rest.with_columns(pl.lit(name).alias("experiment"))  # an experiment can be renamed
-            read = database.completed(connection, place, changed, whole=False)
-            return frames.ordered(pl.concat([rest, read], how="diagonal"))
-    found = database.states(connection, name, place)
-    return frames.ordered(database.completed(connection, place, found, whole=True))
+    @cached_property
+    def now(self) -> marks.Marks | None:
+        """The marks to compare with next time."""
+        return marks.take(self.connection)
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Runs of each experiment."""
+        return database.counts(self.connection)
+
+    def since(self, before: marks.Marks | None) -> tuple[set[str], set[str]] | None:
+        """`marks.changed`: experiments have mostly been seen at the same time."""
+        for known, told in self._told:
+            if known == before:
+                return told
+        self._told.append((before, marks.changed(self.connection, before, self.now)))
+        return self._told[-1][1]
+
+    def at(self, name: str, place: str, kept: run_cache.Kept | None) -> tuple[pl.DataFrame, set[str] | None]:
+        """An experiment's runs, and which of them are not as they were kept (None: perhaps all).
+
+        What is kept, with the runs that may have changed looked at again; else all are read. Where nothing of it has changed,
+        it is the kept frame itself.
+        """
+        told = self.since(kept.seen["marks"]) if kept else None
+        if kept is not None and told is not None and set(kept.frame["experiment"].unique()) <= {name}:  # it can be renamed
+            found = self._with_changes(name, place, kept.frame, *told)
+            if found is not None and found[0].height == self.counts.get(place, 0):
+                return found
+        states = database.states(self.connection, name, place)
+        return frames.ordered(database.completed(self.connection, place, states, whole=True)), None
+
+    def _with_changes(
+        self, name: str, place: str, kept: pl.DataFrame, logged: set[str], near: set[str]
+    ) -> tuple[pl.DataFrame, set[str]] | None:
+        """The kept runs with what has changed of them, so far as `marks.changed` tells (not that a run is gone for good).
+
+        None where more have changed than it pays to look up.
+        """
+        import polars as pl
+
+        touched = set(kept["run_id"].filter(kept["run_id"].is_in(logged | near))) if kept.height else set()
+        members = database.members(self.connection, place, logged | near)
+        if not touched and not members:
+            return kept, set()
+        found = database.states(self.connection, name, place, members)
+        known = kept.select("run_id", frames.STATE).filter(pl.col("run_id").is_in(touched)) if touched else kept.clear()
+        same = set(found.join(known, on=["run_id", frames.STATE], how="semi")["run_id"]) - logged
+        changed, gone = found.filter(~pl.col("run_id").is_in(same)), touched - same
+        if not changed.height and not gone:
+            return kept, set()
+        if changed.height > MANY * (kept.height - len(gone) + changed.height):
+            return None
+        rest = kept.filter(~pl.col("run_id").is_in(gone)) if gone else kept
+        read = database.completed(self.connection, place, changed, whole=False)
+        frame = pl.concat([rest, read], how="diagonal")
+        as_wide = not gone and set(read.columns) <= set(rest.columns)
+        return frames.oldest_first(frame) if as_wide else frames.ordered(frame), gone | set(changed["run_id"])
 
 
 def _from_server(uri: str, experiment: str | None, fresh: bool) -> list[pl.DataFrame]:

@@ -1,8 +1,10 @@
 """Runs kept from the last reading, an experiment an Arrow file, so that only what changed is read from MLflow again.
 
 `<experiment>.json` names the Arrow file, its SHA-256, and what was seen when it was written; the Arrow file is named by
-its content. Both appear whole, under a new name, so any number of processes may read and write at once: each has a whole
-state of some moment, and compares it with the tracker. What is damaged, missing or of another version is read anew.
+its content. Where few runs changed after it, a second, small Arrow file has their rows, and the large one stays. All appear
+whole, under a new name, so any number of processes may read and write at once: each has a whole state of some moment, and
+compares it with the tracker. What is damaged, missing or of another version is read anew. A process holds the last frames
+that it read or wrote, by the digests of their files, and reads a file no second time.
 """
 
 from __future__ import annotations
@@ -12,19 +14,28 @@ import io
 import json
 import os
 import time
+from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tracking import frames
 from tracking.places import sqlite_path, state_folder, write_text
 
 if TYPE_CHECKING:
     import polars as pl
 
-FORMAT = 2
+FORMAT = 3
 """Changed whenever older files are not to be read."""
 SPARED = 60.0
 """Seconds for which a replaced file stays for those who are about to read it."""
+HELD = 8
+"""Frames that a process holds."""
+FEW = 0.05
+"""The largest share of the runs that is written beside the large file instead of a new one."""
+
+_held: dict[tuple[Path, str], tuple[Any, pl.DataFrame]] = {}
+"""(Folder, experiment) -> the files of a card, and what is in them."""
 
 
 class Kept(NamedTuple):
@@ -32,6 +43,11 @@ class Kept(NamedTuple):
 
     frame: pl.DataFrame
     card: dict[str, Any]
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """Ids of the runs whose rows in the large file do not count: they are in the small one, or gone."""
+        return frozenset(self.card["changed"])
 
     @property
     def seen(self) -> Any:
@@ -53,31 +69,71 @@ def read(folder: Path, experiment: str) -> Kept | None:
 
     try:
         card = json.loads((folder / f"{experiment}.json").read_text(encoding="utf-8"))
-        if card["format"] != FORMAT or "seen" not in card or Path(card["file"]).name != card["file"]:
+        if card["format"] != FORMAT or "seen" not in card:
             return None
-        content = (folder / card["file"]).read_bytes()
-        if hashlib.sha256(content).hexdigest() != card["sha256"]:
-            return None
-        return Kept(pl.read_ipc(io.BytesIO(content)), card)
+        files, frame = _held.get((folder, experiment), (None, None))
+        if frame is None or files != card["files"]:
+            frame, *later = [_content(folder, name, digest) for name, digest in card["files"]]
+            for few in later:
+                rest = frame.filter(~pl.col("run_id").is_in(card["changed"]))
+                frame = frames.ordered(pl.concat([rest, few], how="diagonal"))
+            _hold(folder, experiment, card, frame)
+        return Kept(frame, card)
     except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError):
         return None
 
 
-def write(folder: Path, experiment: str, frame: pl.DataFrame, seen: Any) -> None:
-    """Keep an experiment's runs. Where nothing can be written, nothing is kept: a cache is no reason to fail."""
+def _hold(folder: Path, experiment: str, card: dict[str, Any], frame: pl.DataFrame) -> None:
+    _held.pop((folder, experiment), None)
+    _held[folder, experiment] = card["files"], frame
+    for oldest in list(_held)[:-HELD]:
+        _held.pop(oldest, None)
+
+
+def _content(folder: Path, name: str, digest: str) -> pl.DataFrame:
+    """An Arrow file of the folder. Raises `ValueError` for one of another place or content."""
+    import polars as pl
+
+    content = (folder / Path(name).name).read_bytes()
+    if Path(name).name != name or hashlib.sha256(content).hexdigest() != digest:
+        raise ValueError(name)
+    return pl.read_ipc(io.BytesIO(content))
+
+
+def write(
+    folder: Path, experiment: str, frame: pl.DataFrame, seen: Any, *, kept: Kept | None = None, changed: Set[str] | None = None
+) -> None:
+    """Keep an experiment's runs. Where nothing can be written, nothing is kept: a cache is no reason to fail.
+
+    `changed`: ids of all runs whose rows are not those of `kept`, the gone ones too; None: perhaps of any.
+    """
+    import polars as pl
+
+    beside = frozenset(changed or ()) | (kept.changed if kept else frozenset())
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        if kept is None or changed is None or len(beside) > FEW * frame.height:
+            files, beside = [_store(folder, experiment, frame)], frozenset()
+        else:
+            few = frame.filter(pl.col("run_id").is_in(beside))
+            files = [kept.card["files"][0], _store(folder, experiment, few)]
+        card = {"format": FORMAT, "files": files, "changed": sorted(beside), "seen": seen}
+        write_text(folder / f"{experiment}.json", json.dumps(card))
+        _hold(folder, experiment, card, frame)
+        _clear(folder, experiment, {name for name, _ in files})
+
+
+def _store(folder: Path, experiment: str, frame: pl.DataFrame) -> list[str]:
+    """Write an Arrow file; its name and SHA-256."""
     buffer = io.BytesIO()
     frame.write_ipc(buffer, compression="lz4")
     content = buffer.getvalue()
     digest = hashlib.sha256(content).hexdigest()
     file = folder / f"{experiment}-{digest[:16]}.arrow"
-    card = {"format": FORMAT, "file": file.name, "sha256": digest, "seen": seen}
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-        partial.write_bytes(content)
-        partial.replace(file)
-        write_text(folder / f"{experiment}.json", json.dumps(card))
-        _clear(folder, experiment, file)
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    partial.write_bytes(content)
+    partial.replace(file)
+    return [file.name, digest]
 
 
 def note(folder: Path, experiment: str, kept: Kept, seen: Any) -> None:
@@ -93,7 +149,7 @@ def forget(uri: str) -> None:
             card.unlink(missing_ok=True)
 
 
-def _clear(folder: Path, experiment: str, kept: Path) -> None:
+def _clear(folder: Path, experiment: str, kept: Set[str]) -> None:
     for old in folder.glob(f"{experiment}-*.arrow*"):
-        if old != kept and time.time() - old.stat().st_mtime > SPARED:
+        if old.name not in kept and time.time() - old.stat().st_mtime > SPARED:
             old.unlink(missing_ok=True)

@@ -16,12 +16,18 @@ from mlflow.entities import Metric, RunTag
 
 from benchmarks.many_runs import add_runs
 from tracking import database as databases
-from tracking import frames, rest, run_cache
+from tracking import frames, marks, rest, run_cache
 from tracking.client import connect, ensure_experiment
 from tracking.looks import count_look
 from tracking.places import sqlite_path
 from tracking.reading import load_runs, newest_experiment
 from tracking.runs import log_run, sync
+
+
+@pytest.fixture(autouse=True)
+def of_another_process(monkeypatch):
+    """Each test begins without what this process holds of files that it read or wrote."""
+    monkeypatch.setattr(run_cache, "_held", {})
 
 
 @pytest.fixture
@@ -51,8 +57,10 @@ def read_again(uri: str, monkeypatch: pytest.MonkeyPatch) -> tuple[pl.DataFrame,
     with monkeypatch.context() as patched:
         patched.setattr(databases, "completed", counted)
         frame = load_runs(uri, "many")
-    assert frame.equals(load_runs(uri, "many", fresh=True))
-    return frame, counts
+        patched.setattr(run_cache, "write", lambda *_, **__: None)
+        counted_then = counts.copy()
+        assert frame.equals(load_runs(uri, "many", fresh=True))
+    return frame, counted_then
 
 
 def test_only_what_changed_is_read_again(many, monkeypatch):
@@ -99,7 +107,7 @@ def test_what_is_kept_of_another_experiment_is_not_written_again(many, monkeypat
     add(many, range(40, 41))
     assert load_runs(many).height == 42
     after = {name: kept(name) for name in ("many", "other")}
-    assert (after["other"]["file"], after["many"]["file"] == before["many"]["file"]) == (before["other"]["file"], False)
+    assert (after["other"]["files"], after["many"]["files"] == before["many"]["files"]) == (before["other"]["files"], False)
     assert after["other"]["seen"] == after["many"]["seen"] != before["other"]["seen"]
     # And what happens to it later is seen: a new name, a tag, its end.
     client.rename_experiment(ensure_experiment(many, "other"), "renamed")
@@ -109,6 +117,68 @@ def test_what_is_kept_of_another_experiment_is_not_written_again(many, monkeypat
     client.delete_run(other)
     assert load_runs(many, "renamed").height == 0
     assert load_runs(many).equals(load_runs(many, fresh=True))
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_few_changes_are_written_beside_the_others(many, monkeypatch, anew):
+    """The large file stays until more than a twentieth has changed; another process reads the same of the two."""
+    add(many, range(40, 100))
+    client, ids = connect(many), load_runs(many, "many")["run_id"].to_list()
+    folder, place = run_cache.folder_of(many), ensure_experiment(many, "many")
+
+    def files() -> list[str]:
+        if anew:
+            run_cache._held.clear()
+        return [name for name, _ in json.loads((folder / f"{place}.json").read_text())["files"]]
+
+    def reading() -> int:
+        (count,) = read_again(many, monkeypatch)[1]
+        return count
+
+    (large,) = files()
+    client.set_tag(ids[7], "mine", "yes")  # a column that was not there
+    assert reading() == 1
+    assert (files()[0], len(files())) == (large, 2)
+    client.delete_run(ids[8])
+    assert reading() == 0
+    add(many, range(100, 101))
+    assert reading() == 1
+    client.restore_run(ids[8])
+    assert reading() == 1
+    client.delete_run(ids[7])
+    assert reading() == 0
+    assert "tags.mine" not in load_runs(many, "many").columns
+    assert files()[0] == large
+    for run_id in ids[20:26]:
+        client.set_tag(run_id, "dmkd.seed", "9")
+    assert reading() == 6
+    assert len(files()) == 1
+    assert files()[0] != large
+
+
+def test_a_few_runs_are_read_as_many_are(many, monkeypatch):
+    client, ids = connect(many), load_runs(many, "many")["run_id"].to_list()
+    client.log_batch(ids[6], metrics=[Metric("bad", float("nan"), 1, 0), Metric("high", float("-inf"), 1, 0)])
+    client.log_param(ids[7], "text", '"quoted"\n')
+    few = load_runs(many, "many", fresh=True)
+    monkeypatch.setattr(databases, "FEW", 0)
+    assert few.equals(load_runs(many, "many", fresh=True))
+    assert few["metrics.high"].to_list()[6] == float("-inf")
+
+
+def test_a_tag_of_a_row_far_from_the_end_is_seen(database, monkeypatch):
+    """Tags are digested in blocks: one in the first, and one in a block that has grown since."""
+    monkeypatch.setitem(marks.CHANGING, "tags", (64, ("value",)))
+    add(database, range(30))
+    ids = load_runs(database, "many")["run_id"].to_list()
+    client = connect(database)
+    client.set_tag(ids[0], "dmkd.seed", "9")
+    assert read_again(database, monkeypatch)[1] == [1]
+    client.set_tag(ids[-1], "dmkd.seed", "9")
+    add(database, range(30, 31))
+    assert read_again(database, monkeypatch)[1] == [2]
+    client.delete_tag(ids[1], "dmkd.seed")
+    assert read_again(database, monkeypatch)[1] == [1]
 
 
 def test_what_takes_the_place_of_a_deleted_row_is_seen(many, monkeypatch):
@@ -160,9 +230,10 @@ def test_a_damaged_cache_is_made_anew(many, harm, monkeypatch):
     elif harm == "gone":
         file.unlink()
     elif harm == "other":
-        card.write_text(json.dumps(json.loads(card.read_text()) | {"file": "../../elsewhere.arrow"}))
+        card.write_text(json.dumps(json.loads(card.read_text()) | {"files": [["../../elsewhere.arrow", ""]]}))
     else:
         card.write_text("{")
+    run_cache._held.clear()
     again, counts = read_again(many, monkeypatch)
     assert again.equals(whole)
     assert counts == [40]
