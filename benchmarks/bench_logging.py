@@ -18,7 +18,7 @@ from tracking.client import connect
 from tracking.runs import Run, start_run
 
 METRICS = {f"val/metric_{number}": number / 30 for number in range(30)}
-EPOCHS = 8
+EPOCHS = 30
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def compare(kind: str, uri: str) -> None:
 
 
 def delivered(run: Run) -> None:
-    while run._spool.pending():
+    while run._spool.waits:
         time.sleep(0.0005)
 
 

@@ -1,7 +1,7 @@
 """One training step of each method against the same step without distillation, input already on the device; and its profile.
 
     python benchmarks/bench_step.py               # 10 minutes; on a GPU: batch 112 at 224, bf16
-    python benchmarks/bench_step.py step 16x96    # another batch and side; instead of step: terms, compiled, profile, gpu_rows
+    python benchmarks/bench_step.py step 16x96    # another batch and side; or terms, compiled, heap, profile, gpu_rows
     DMKD_BENCH_ROWS=MSDF python benchmarks/bench_step.py step 112x224    # only the rows whose names contain this
 
 Student ResNet-50, 128 dimensions, multi-similarity. The peer of a method is the plain step; its limit the plain step and, where
@@ -13,10 +13,13 @@ to be told from the difference of two steps: `terms` times the loss terms alone,
 from __future__ import annotations
 
 import os
+import resource
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from ratio import device, heading, not_measured, on_gpu, record, timed
@@ -29,6 +32,7 @@ from dmkd.distill.obd_sd import ObdSd
 from dmkd.distill.s2sd import S2SD
 from dmkd.distill.teachers import PreviousEpoch
 from dmkd.grad_cache import WholeBatch
+from dmkd.heap import Heap
 from dmkd.losses import MultiSimilarity
 from dmkd.models import Network, Teacher
 from dmkd.models.embedder import EmbeddingNet, Features, assemble
@@ -38,6 +42,8 @@ BATCH, SIDE, PRECISION = (112, 224, "bf16") if on_gpu() else (32, 112, "fp32")
 REPEATS = 5
 STEPS = 10 if on_gpu() else 1
 """Steps that are timed together: as in training, the host runs ahead of a GPU, and waits for it at their end alone."""
+HEAP = Heap(torch.device(device()))
+"""Of this process, as of a training's."""
 ON = f", {PRECISION}, GPU" if on_gpu() else ""
 """End of a row's name: a GPU's rows stand beside those of a CPU, in the place of the ones that were not measured."""
 
@@ -102,6 +108,7 @@ def stepper(method: Method, own: str = "", *, compiled: bool = False) -> Callabl
             total = torch.stack([term.float() for term in objective(made).values()]).sum()
         precision.scaler.scale(total).backward()
         optimizer_step(optimizer, precision, optim)
+        HEAP.after_step()
 
     return step
 
@@ -217,6 +224,32 @@ def compiled() -> None:
     )
 
 
+def heap() -> None:
+    """Plain steps that keep the memory which they give back (`dmkd.heap`) against steps that do not, each in a process."""
+    heading()
+    runs: dict[str, list[float]] = {"kept": [], "left": []}
+    memory: dict[str, list[float]] = {"kept": [], "left": []}
+    for _ in range(REPEATS):
+        for how, times in runs.items():
+            command = [sys.executable, __file__, f"one_{how}", f"{BATCH}x{SIDE}"]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            seconds, held = map(float, done.stdout.split())
+            times.append(seconds)
+            memory[how].append(held)
+    most = {how: statistics.median(held) for how, held in memory.items()}
+    name, peer = f"step with its memory kept, ResNet-50, batch {BATCH} at {SIDE}", "malloc as it is"
+    record(name, runs["kept"], runs["left"], peer_name=peer, clock="cpu", peak_mb=most["kept"], peer_peak_mb=most["left"])
+
+
+def one(how: str) -> None:
+    """CPU seconds of a step after three, and the process's peak in MB."""
+    if how == "left":
+        HEAP.after_step = lambda: None  # type: ignore[method-assign]
+    step = stepper(MetricLearning())
+    times = [timed(step)[1] for _ in range(6)]
+    print(statistics.median(times[3:]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
 def of_terms(method: Method, features: Features) -> Callable[[], None]:
     """A function that computes the terms of `method` on given features, and their gradient."""
     loss = MultiSimilarity()
@@ -255,13 +288,14 @@ def gpu_rows() -> None:
     not_measured("evaluation on a GPU, 60,502 x 128: R@K, R-precision, mAP@R", goal=0.4, command=command, why="no GPU here")
 
 
-PARTS = {"step": main, "terms": terms, "compiled": compiled, "profile": profile, "gpu_rows": gpu_rows}
+PARTS = {"step": main, "terms": terms, "compiled": compiled, "heap": heap, "profile": profile, "gpu_rows": gpu_rows}
+PARTS |= {f"one_{how}": partial(one, how) for how in ("kept", "left")}
 
 if __name__ == "__main__":
     sizes = [word for word in sys.argv[1:] if word[0].isdigit()]
     if sizes:
         BATCH, SIDE = map(int, sizes[0].split("x"))
     for part in [word for word in sys.argv[1:] if word not in sizes] or (
-        ["step", "terms", "compiled"] if on_gpu() else ["step", "terms", "compiled", "gpu_rows"]
+        ["step", "terms", "compiled"] if on_gpu() else ["step", "terms", "compiled", "heap", "gpu_rows"]
     ):
         PARTS[part]()

@@ -27,6 +27,7 @@ from dmkd.errors import DataError
 from dmkd.evaluation.measure import Measure, Side
 from dmkd.evaluation.protocol import Outcomes
 from dmkd.grad_cache import GradientCache, WholeBatch
+from dmkd.heap import Heap
 from dmkd.models.embedder import EmbeddingNet
 from dmkd.optim import (
     Precision,
@@ -76,10 +77,13 @@ def fit(config: Config, state: State | None = None, device: str | torch.device |
     training = Training(config, torch.device(device) if device else best_device())
     if state is not None:
         training.restore(state)
-    if config.optim.epochs == 0:
-        yield training.evaluated({})
-    while training.epoch < config.optim.epochs:
-        yield training.evaluated(training.train_epoch())
+    try:
+        if config.optim.epochs == 0:
+            yield training.evaluated({})
+        while training.epoch < config.optim.epochs:
+            yield training.evaluated(training.train_epoch())
+    finally:
+        training.heap.release()
 
 
 class Training:
@@ -87,7 +91,7 @@ class Training:
 
     def __init__(self, config: Config, device: torch.device) -> None:
         seed_all(config.seed)
-        self.config, self.device = config, device
+        self.config, self.device, self.heap = config, device, Heap(device)
         forget_peak(device)
         self.epoch = self.iteration = 0
         self.seconds = 0.0
@@ -176,6 +180,7 @@ class Training:
         optimizer_step(self.optimizer, self.precision, self.config.optim)
         self.schedule.step()
         self.iteration += 1
+        self.heap.after_step()
         pulse.beat()
         bar.update()
 

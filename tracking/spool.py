@@ -41,6 +41,7 @@ class Spool:
         self.header: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         self._events = folder / "events.jsonl"
         self._stamp = max(int(self.header["start_time"]), _number(folder))
+        self._offset = _count(folder / "delivered")
         self.heart: Heart | None = None
 
     @classmethod
@@ -109,10 +110,10 @@ class Spool:
 
     def pending(self, limit: int = 500) -> list[tuple[int, dict[str, Any]]]:
         """The first events that wait, each with the byte where it ends; the torn last line of a killed process is left out."""
-        if not self._events.exists():
+        if not self.waits:
             return []
         found: list[tuple[int, dict[str, Any]]] = []
-        offset = self._delivered()
+        offset = self._offset
         with self._events.open("rb") as file:
             file.seek(offset)
             for line in file:
@@ -122,18 +123,25 @@ class Spool:
                 found.append((offset, json.loads(line)))
         return found
 
+    @property
+    def waits(self) -> bool:
+        """Whether anything was written that the server does not have."""
+        return self._events.exists() and self._events.stat().st_size > self._offset
+
     def drop_pending(self) -> None:
         """Another process has taken the run over, and sends all of it again: what still waits here is not to be sent."""
         if self._events.exists():
-            write_text(self.folder / "delivered", str(self._events.stat().st_size))
+            self._note(self._events.stat().st_size)
 
-    def _delivered(self) -> int:
-        path = self.folder / "delivered"
-        return int(path.read_text()) if path.exists() else 0
+    def _note(self, offset: int) -> None:
+        """In place and not forced to the disk: an older number, or none after a loss of power, sends again what is there."""
+        with (self.folder / "delivered").open("r+" if self._offset else "w", encoding="ascii") as file:
+            file.write(f"{offset:020d}")
+        self._offset = offset
 
     def delivered(self, offset: int, event: dict[str, Any]) -> None:
         """The server has all events up to byte `offset`, of which `event` is the last: its files are dropped."""
-        write_text(self.folder / "delivered", str(offset))
+        self._note(offset)
         if "artifact" in event:
             shutil.rmtree((self.folder / event["artifact"]).parent, ignore_errors=True)
 
@@ -168,6 +176,12 @@ def _lock_left(folder: Path) -> IO[str] | None:
     """The lock of a spool that is still there: one that is being removed has no run.json by the time that its lock is gone."""
     lock = folder / "lock"
     return take_lock(lock, make=not lock.exists() and (folder / "run.json").exists())
+
+
+def _count(delivered: Path) -> int:
+    """Bytes that the server has; 0 where nothing is noted, or nothing that is a number."""
+    text = delivered.read_text(encoding="ascii", errors="replace") if delivered.exists() else ""
+    return int(text) if text.isdecimal() else 0
 
 
 def _number(folder: Path) -> int:

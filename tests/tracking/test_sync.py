@@ -48,6 +48,21 @@ def test_a_server_that_is_away_costs_nothing_but_a_warning_and_sync_delivers_onc
     assert row["end_time"].timestamp() * 1000 == pytest.approx(stamps[-1], abs=1)
 
 
+@pytest.mark.parametrize("note", ["", "\0" * 20, "12"])
+def test_a_damaged_note_of_what_was_delivered_sends_it_again(line, server, state, note):
+    experiment = f"noted/{time.time_ns()}"
+    with log_run(line.uri, experiment, "x", key="k", **GIVEN) as run:
+        run.log({"val/a": 0.25}, 1)
+        run.log({"val/a": 0.5}, 2)
+    (left,) = spools(state)
+    whole = sum(map(len, (left / "events.jsonl").read_bytes().splitlines(keepends=True)[:1])) if note == "12" else 0
+    (left / "delivered").write_text(f"{whole:020d}" if whole else note)
+    line.up()
+    assert sync().delivered == 1
+    run_id = load_runs(server, experiment)["run_id"][0]
+    assert history(server, run_id, "val/a") == [(1, 0.25), (2, 0.5)][bool(whole) :]
+
+
 def test_a_server_that_comes_back_gets_the_rest_while_training_goes_on(line, server):
     experiment = f"back/{time.time_ns()}"
     line.up()
