@@ -13,6 +13,8 @@ from __future__ import annotations
 import itertools
 import statistics
 import sys
+from collections.abc import Iterator
+from functools import partial
 from unittest import mock
 
 from bench_epoch import Size, on_pictures, training
@@ -39,17 +41,27 @@ def staged(run: Training) -> Batch:
     return next(batches).to(run.device, channels_last=run.config.optim.channels_last)
 
 
+def repeated(batch: Batch, times: int, *_: object, **__: object) -> Iterator[Batch]:
+    return itertools.repeat(batch, times)
+
+
 def measure(root: str, size: Size) -> None:
-    """Time both in turn, after one epoch that is not counted."""
+    """Time both in turn, after one epoch of each that is not counted.
+
+    A timed epoch with real input follows upon another one, whose end is where its loading begins, as in training.
+    """
     for arm, changes in ARMS.items():
-        run = training(root, {"method.name": "metric_learning"}, {"optim.epochs": 3 * REPEATS, **changes}, size)
+        run, still = (
+            training(root, {"method.name": "metric_learning"}, {"optim.epochs": 3 * REPEATS, **changes}, size) for _ in range(2)
+        )
         there = staged(run)
         whole: list[float] = []
         alone: list[float] = []
         for _ in range(REPEATS + 1):
+            run.train_epoch()
             whole.append(timed(run.train_epoch)[0])
-            with mock.patch.object(trainer, "epoch_batches", return_value=itertools.repeat(there, size[2])):
-                alone.append(timed(run.train_epoch)[0])
+            with mock.patch.object(trainer, "epoch_batches", side_effect=partial(repeated, there, size[2])):
+                alone.append(timed(still.train_epoch)[0])
         waiting = 1 - statistics.median(alone[1:]) / statistics.median(whole[1:])
         speed = size[0] * size[2] / statistics.median(whole[1:])
         print(f"{arm}: {speed:.0f} images/s, {waiting:.1%} of a step waits")

@@ -19,6 +19,7 @@ from dmkd.config import Config
 from dmkd.context import Context
 from dmkd.data.batches import Batch
 from dmkd.data.datasets import load_dataset
+from dmkd.data.loading import AHEAD
 from dmkd.data.resident import ResidentPictures
 from dmkd.data.splits import Parts, split
 from dmkd.distill.base import Plan, Step
@@ -83,7 +84,7 @@ def fit(config: Config, state: State | None = None, device: str | torch.device |
         while training.epoch < config.optim.epochs:
             yield training.evaluated(training.train_epoch())
     finally:
-        training.heap.release()
+        training.close()
 
 
 class Training:
@@ -102,8 +103,9 @@ class Training:
             )
         self.teacher: NoTeacher = TEACHERS[config.method.teacher](config.teacher, device)
         self.student, self.resolution = make_student(config, self.teacher, device), config.student.resolution
-        batches = batches_per_epoch(config, self.parts)
-        self.plan = Plan(config.optim.epochs, steps_per_epoch(batches, config.optim))
+        self.batches_per_epoch = batches_per_epoch(config, self.parts)
+        self._next: Iterator[Batch] | None = None
+        self.plan = Plan(config.optim.epochs, steps_per_epoch(self.batches_per_epoch, config.optim))
         self.objective = make_objective(config, self.student, self.teacher, self.parts.train).to(device)
         groups = parameter_groups(self.student, self.objective.parameter_groups(config.optim.lr), config.optim)
         self.optimizer = make_optimizer(groups, config.optim)
@@ -126,9 +128,7 @@ class Training:
         self.student.train()
         self.objective.train()
         terms = Terms(self.device, self.epoch)
-        sizes = self.resolution, self.teacher.resolution
-        shown = {"epoch": self.epoch, "tuples": tuples, "filters": self._filters()}
-        batches = epoch_batches(self.config, self.parts, sizes, self.device, self.pictures, **shown)  # type: ignore[arg-type]
+        batches = self._batches(self.epoch, tuples)
         images = self._steps(batches, terms)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # the host runs ahead: it would stop the clock before the last steps are done
@@ -137,6 +137,26 @@ class Training:
         self.seconds += taken
         told = self.parts.label_counts | {"cost/images_per_second": images / taken}
         return terms.means() | {"train/lr": self.optimizer.param_groups[0]["lr"]} | told
+
+    def _batches(self, epoch: int, tuples: Tensor | None) -> Iterator[Batch]:
+        """The batches of an epoch: those that were begun during the one before, or new ones."""
+        begun, self._next = self._next, None
+        if begun is not None:
+            return begun
+        sizes = self.resolution, self.teacher.resolution
+        shown = {"epoch": epoch, "tuples": tuples, "filters": self._filters()}
+        return epoch_batches(self.config, self.parts, sizes, self.device, self.pictures, **shown)  # type: ignore[arg-type]
+
+    def _begin_next(self) -> None:
+        """Let the loading processes of the next epoch begin: a fast GPU would wait for them, and for their first batches."""
+        known = self.config.method.batches.kind != "tuples"  # these are mined by the network as it will be then
+        if known and self.config.data.workers and self.pictures is None and self.epoch + 1 < self.plan.epochs:
+            self._next = self._batches(self.epoch + 1, None)
+
+    def close(self) -> None:
+        """The run is over: what was begun for an epoch that does not come ends, and memory is given back."""
+        self._next = None
+        self.heap.release()
 
     def _filters(self) -> tuple[str, str]:
         """Of the student's and of the teacher's test transform, which pictures that are not augmented see in training too."""
@@ -163,9 +183,12 @@ class Training:
     def _steps(self, batches: Iterator[Batch], terms: Terms) -> int:
         """Go through the epoch's batches; a last incomplete accumulation makes a step too. Returns the student's images."""
         images, accumulate, waiting = 0, self.config.optim.accumulate, 0
+        last_made = max(1, self.batches_per_epoch - AHEAD * self.config.data.workers)  # the processes have nothing more to make
         told: dict[str, Any] = {"unit": "step", "desc": f"epoch {self.epoch + 1}", "leave": False, "disable": None}
         with tqdm(total=self.plan.iterations, initial=self.iteration, **told) as bar:
-            for batch in batches:
+            for taken, batch in enumerate(batches, 1):
+                if taken == last_made:
+                    self._begin_next()
                 loss = self._loss(batch, terms) / accumulate
                 self.passes.backward(self.precision.scaler.scale(loss))
                 images, waiting = images + len(batch.labels), waiting + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from dmkd import trainer
 from dmkd.config import Config
 from dmkd.errors import CheckpointError, ConfigError, DataError, TrainingError
 from dmkd.run import evaluate_checkpoint, save_checkpoint, train_into
@@ -211,3 +214,32 @@ def test_model_costs_are_counted(root: Path) -> None:
 
 def test_every_key_of_the_tiny_configuration_is_known() -> None:
     assert set(TINY) <= set(flatten(Config()))
+
+
+def test_the_next_epochs_loading_begins_before_an_epoch_has_ended(root, monkeypatch):
+    """With processes that load; and the numbers are those of a run without any."""
+    begun: list[tuple[int, int]] = []
+    batches = trainer.epoch_batches
+
+    def noted(*given: Any, epoch: int, **more: Any) -> Iterator[Any]:
+        begun.append((epoch, training.iteration))
+        return batches(*given, epoch=epoch, **more)
+
+    monkeypatch.setattr(trainer, "epoch_batches", noted)
+    losses = {}
+    for workers in (0, 1):
+        begun.clear()
+        training = Training(tiny(root, {"data.workers": workers, "method.batches.iterations": 4}), CPU)
+        losses[workers] = [training.train_epoch()["train/loss"] for _ in range(3)]
+        # Of 4 batches the process has made all when the second is taken, after one step.
+        assert begun == ([(0, 0), (1, 1), (2, 5)] if workers else [(0, 0), (1, 4), (2, 8)])
+    assert losses[0] == losses[1]
+
+
+def test_loading_that_was_begun_for_nothing_ends(root):
+    epochs = fit(tiny(root, {"data.workers": 1, "method.batches.iterations": 4}), device="cpu")
+    next(epochs)
+    assert len(multiprocessing.active_children()) == 1
+    epochs.close()  # as where a scheduler stops a trial
+    gc.collect()
+    assert not multiprocessing.active_children()

@@ -121,7 +121,7 @@ def training_batches(
     raw: bool = False,
     pictures: ResidentPictures | None = None,
 ) -> Iterator[Batch]:
-    """The batches of one epoch.
+    """The batches of one epoch; loading processes begin with the call.
 
     `tuples` [n, M] are training positions (column 0 the anchor; a column of the anchor's class is a positive), wanted where
     `batches.kind` is "tuples"; `labels` [N] replaces the part's own (noise; -1: withheld); `crop_ratio` and `filters`, the
@@ -149,7 +149,7 @@ def training_batches(
     processes = workers if pictures is None else 0
     made_batches = made(part, load(_TrainingTask(maker, known, plan, sized), len(plan), processes, pin=raw))
     on_gpu = pictures is not None and pictures.pixels.is_cuda
-    yield from (batch.pin_memory() for batch in made_batches) if on_gpu else made_batches
+    return (batch.pin_memory() for batch in made_batches) if on_gpu else made_batches
 
 
 def _check_short_side(short_side: int, resolution: int, boxes: bool) -> None:

@@ -7,6 +7,8 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,11 @@ from dmkd.errors import LoaderDied
 
 def slowly(number: int) -> Any:
     time.sleep(0.05)
+    return number
+
+
+def noted(folder: Path, number: int) -> Any:
+    (folder / str(number)).touch()
     return number
 
 
@@ -56,6 +63,19 @@ def test_every_batch_is_a_sign_of_life(workers: int) -> None:
     before = pulse.count()
     assert list(load(slowly, 4, workers)) == [0, 1, 2, 3]
     assert pulse.count() == before + 4
+
+
+def test_the_processes_begin_before_they_are_asked(tmp_path) -> None:
+    made = load(partial(noted, tmp_path), 9, workers=2)
+    for _ in range(200):
+        if len(list(tmp_path.iterdir())) == 4:
+            break
+        time.sleep(0.05)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2", "3"]
+    processes = multiprocessing.active_children()
+    assert len(processes) == 2
+    del made  # nobody wants them
+    assert not any(process.is_alive() for process in processes)
 
 
 def test_an_error_of_the_reader_is_not_taken_for_a_dead_process() -> None:
