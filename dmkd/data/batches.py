@@ -78,7 +78,7 @@ class Batch:
         views = {id(view): view for view in (self.student, self.teacher) if view is not None}
         # Sent as they lie: to lay them out otherwise the host would copy them, to memory that is not pinned, and wait.
         sent = {key: view.to(device, non_blocking=True) for key, view in views.items()}
-        there = {key: _unit(view.contiguous(memory_format=form)) for key, view in sent.items()}
+        there = {key: unit_range(view.contiguous(memory_format=form)) for key, view in sent.items()}
         images = {name: there.get(id(view)) for name, view in (("student", self.student), ("teacher", self.teacher))}
         rest = {name: getattr(self, name) for name in ("labels", "index", "view", "role", "tuples")}
         moved = {name: None if value is None else value.to(device, non_blocking=True) for name, value in rest.items()}
@@ -91,7 +91,7 @@ class Batch:
         return replace(self, **{name: pinned[id(value)] for name, value in here.items()})
 
 
-def _unit(images: Tensor) -> Tensor:
+def unit_range(images: Tensor) -> Tensor:
     """Images in [0, 1], whatever the form."""
     return images.float().div_(255) if images.dtype == torch.uint8 else images
 
@@ -171,17 +171,19 @@ def test_batches(
     positions: Sequence[int] | Tensor | None = None,  # noqa: PT028
     interpolation: str = "bilinear",  # noqa: PT028
     quality: Quality = CLEAN,  # noqa: PT028
+    raw: bool = False,  # noqa: PT028
 ) -> Iterator[Tensor]:
     """[B, 3, resolution, resolution] images under the test transform, in order (of `positions`, where given).
 
+    In [0, 1]; `raw` leaves bytes as they are and pins what processes load, for a GPU to fetch and convert.
     Broken pictures are left out: `part.broken` names them. Raises `DataError` where that are more than half, `ConfigError` where
     the quality's degradation would take nothing away.
     """
     check_degraded(quality.degraded_size, resolution)
     order = np.arange(len(part)) if positions is None else np.asarray(positions, dtype=np.int64)
     chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    rows = TestRows(part, chunks, resolution, crop_ratio, interpolation, quality)
-    yield from made(part, load(rows, len(chunks), workers))
+    rows = TestRows(part, chunks, resolution, crop_ratio, interpolation, quality, raw)
+    yield from made(part, load(rows, len(chunks), workers, pin=raw))
 
 
 # pytest would collect the function wherever it is imported.

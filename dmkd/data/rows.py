@@ -81,7 +81,7 @@ class RowMaker:
         """The views of all rows; mixup's partner and weight are the same at both sizes, but where views are uncoupled."""
         views = [self._view(position, place, look) for position, place in rows]
         if self.raw and self.views.mixup == 0:
-            return torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
+            return _as_bytes(views)
         own = to_unit(views)
         if self.views.mixup == 0:
             return torch.from_numpy(own)
@@ -116,6 +116,11 @@ class RowMaker:
         return degrade(view, quality.degraded_size) if quality.degraded_size else view
 
 
+def _as_bytes(views: Sequence[Pixels]) -> Tensor:
+    """[R, 3, s, s] uint8, channels last in memory."""
+    return torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
+
+
 def _open(part: Pictures, position: int, quality: Quality, short_side: int = 0) -> Pixels:
     picture = read_picture(part, position, short_side)
     if part.boxes is None or not quality.boxes:
@@ -135,11 +140,15 @@ class TestRows:
     crop_ratio: float
     interpolation: str
     quality: Quality = CLEAN
+    raw: bool = False
+    """Give uint8 in 0 .. 255."""
 
     def __call__(self, number: int) -> tuple[Tensor | None, Found]:
         """[B, 3, resolution, resolution] of what can be read of a chunk (None: nothing), and what cannot."""
         rows, found = readable_rows(self.part, self.chunks[number].tolist(), self._view)
-        return torch.from_numpy(to_unit(rows)) if rows else None, found
+        if not rows:
+            return None, found
+        return _as_bytes(rows) if self.raw else torch.from_numpy(to_unit(rows)), found
 
     def _view(self, position: int) -> Pixels:
         picture = Image.fromarray(_open(self.part, position, self.quality))

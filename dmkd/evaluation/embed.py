@@ -7,11 +7,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from dmkd.data.batches import unit_range
 from dmkd.errors import DataError
 
 
 def embed(net: nn.Module, batches: Iterable[Tensor | list[Tensor]], device: torch.device | str) -> Tensor:
     """[N, D] float32 embeddings on the CPU of N images that come in batches [B, 3, H, W], in their order.
+
+    Images are in [0, 1], or uint8 in 0 .. 255.
 
     A batch may also be a list of images of any sizes, for a `net` that takes such lists (`multiscale.MultiScale`).
 
@@ -33,5 +36,5 @@ def embed(net: nn.Module, batches: Iterable[Tensor | list[Tensor]], device: torc
 
 def _to(images: Tensor | list[Tensor], device: torch.device | str) -> Tensor | list[Tensor]:
     if isinstance(images, Tensor):
-        return images.to(device, non_blocking=True)
+        return unit_range(images.to(device, non_blocking=True))
     return [image.to(device, non_blocking=True) for image in images]

@@ -55,6 +55,7 @@ class Measure:
             workers=self.data.workers,
             interpolation=side.network.preprocess.interpolation,
             quality=self.data.quality(side.role),
+            raw=self.device.type == "cuda",
         )
         return self._placed(embed(side.network, batches, self.device), positions)
 

@@ -157,6 +157,9 @@ def test_test_batches_are_torchvisions_transform_in_order(signs: Pictures) -> No
     chosen = torch.tensor([5, 2, 2, 17])
     some = list(batches.test_batches(signs, 32, crop_ratio=0.875, batch_size=3, workers=2, positions=chosen))
     assert torch.equal(torch.cat(some), expected[chosen])
+    raw = torch.cat(list(batches.test_batches(signs, 32, crop_ratio=0.875, batch_size=7, raw=True)))
+    assert raw.dtype == torch.uint8
+    assert torch.equal(raw.float().div(255), expected)
 
 
 def test_tuples(signs: Pictures) -> None:

@@ -47,6 +47,13 @@ def test_rows_come_in_order_without_dropout_and_statistics_stay():
     torch.testing.assert_close(rows, wanted.detach(), atol=1e-6, rtol=0)
 
 
+def test_bytes_are_images_in_the_unit_range():
+    torch.manual_seed(0)
+    net, pixels = Net(), torch.randint(256, (5, 4, 4, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    rows = embed(net, pixels.split(2), "cpu")
+    assert torch.equal(rows, embed(net, (pixels.float() / 255).split(2), "cpu"))
+
+
 def test_the_rows_may_enter_a_graph():
     rows = embed(Net(), [torch.rand(2, 3, 4, 4)], torch.device("cpu"))
     weight = torch.ones(4, requires_grad=True)
