@@ -1,4 +1,4 @@
-"""Training on a CPU keeps the memory that a step gives back, for the next step, where the machine has enough of it.
+"""Networks on a CPU keep the memory that a step gives back, for the next step, where the machine has enough of it.
 
 A step's activations are large blocks. The C library of Linux (glibc's malloc) takes each from the system and gives it back, and
 the system fills every page of it with zeros again: a tenth to a half of a step's time (`docs/performance.md`). Kept, they cost
@@ -11,6 +11,7 @@ import ctypes
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -23,7 +24,13 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 
 
 class Heap:
-    """What a training does with the memory of its process: nothing on a GPU, which has an allocator of torch's own."""
+    """What a training, or an embedding of many batches, does with the memory of its process.
+
+    Nothing on a GPU, where torch keeps memory itself, nor where the environment sets malloc. Several may be in one process.
+    """
+
+    keeping: ClassVar[int] = 0
+    """How many of this process keep memory: the last one gives it back."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -38,11 +45,15 @@ class Heap:
             return
         if 0 < ROOM * peak() * _at_once() <= memory():
             self.kept = _mallopt({_MMAP_MAX: 0, _TRIM_THRESHOLD: -1})
+            Heap.keeping += self.kept
 
     def release(self) -> None:
-        """The training is over: give the memory back to the system, and go on as malloc does where much was given back."""
-        if self.kept:
-            self.kept = False
+        """It is over: give the memory back to the system, and go on as malloc does where much was given back."""
+        if not self.kept:
+            return
+        self.kept = False
+        Heap.keeping -= 1
+        if not Heap.keeping:
             _mallopt({_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 64 * 2**20})
             ctypes.CDLL(None).malloc_trim(0)
 

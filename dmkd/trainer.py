@@ -104,7 +104,7 @@ class Training:
         self.teacher: NoTeacher = TEACHERS[config.method.teacher](config.teacher, device)
         self.student, self.resolution = make_student(config, self.teacher, device), config.student.resolution
         self.batches_per_epoch = batches_per_epoch(config, self.parts)
-        self._next: Iterator[Batch] | None = None
+        self._next: tuple[Config, int, Iterator[Batch]] | None = None
         self.plan = Plan(config.optim.epochs, steps_per_epoch(self.batches_per_epoch, config.optim))
         self.objective = make_objective(config, self.student, self.teacher, self.parts.train).to(device)
         groups = parameter_groups(self.student, self.objective.parameter_groups(config.optim.lr), config.optim)
@@ -141,8 +141,8 @@ class Training:
     def _batches(self, epoch: int, tuples: Tensor | None) -> Iterator[Batch]:
         """The batches of an epoch: those that were begun during the one before, or new ones."""
         begun, self._next = self._next, None
-        if begun is not None:
-            return begun
+        if begun is not None and begun[:2] == (self.config, epoch):
+            return begun[2]
         sizes = self.resolution, self.teacher.resolution
         shown = {"epoch": epoch, "tuples": tuples, "filters": self._filters()}
         return epoch_batches(self.config, self.parts, sizes, self.device, self.pictures, **shown)  # type: ignore[arg-type]
@@ -151,7 +151,7 @@ class Training:
         """Let the loading processes of the next epoch begin: a fast GPU would wait for them, and for their first batches."""
         known = self.config.method.batches.kind != "tuples"  # these are mined by the network as it will be then
         if known and self.config.data.workers and self.pictures is None and self.epoch + 1 < self.plan.epochs:
-            self._next = self._batches(self.epoch + 1, None)
+            self._next = (self.config, self.epoch + 1, self._batches(self.epoch + 1, None))
 
     def close(self) -> None:
         """The run is over: what was begun for an epoch that does not come ends, and memory is given back."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,11 +61,11 @@ def probe(load: Load, parts: Parts, clock: Callable[[], float] = time.perf_count
     with _teacher(load) as checkpoint:
         config, scale = _small(load, checkpoint, device)
         started = clock()
-        training = Training(config, device)
-        setup = clock() - started
-        times = [_epoch(training, config, steps, clock) for steps in (1, 1, 1 + STEPS)] if config.optim.epochs else [0.0] * 3
+        with closing(Training(config, device)) as training:
+            setup = clock() - started
+            times = [_epoch(training, config, steps, clock) for steps in (1, 1, 1 + STEPS)] if config.optim.epochs else [0.0] * 3
+            embedded, compared = _test(training, config, clock)
     step = max(0.0, times[2] - times[1]) / STEPS
-    embedded, compared = _test(training, config, clock)
     return Speed(setup, max(0.0, times[1] - step), step * scale, embedded, compared)
 
 

@@ -13,6 +13,12 @@ import torch
 from dmkd import heap
 from dmkd.heap import Heap
 
+
+@pytest.fixture(autouse=True)
+def nobody_else(monkeypatch):
+    monkeypatch.setattr(Heap, "keeping", 0)
+
+
 PAGES = """
 import os, resource, sys
 import torch
@@ -75,6 +81,20 @@ def test_memory_is_kept_where_it_suffices_for_all_who_may_run_here(monkeypatch, 
     held.after_step()
     held.after_step()
     assert (held.kept, len(told)) == (kept, int(kept))
+
+
+def test_the_last_that_keeps_memory_gives_it_back(monkeypatch):
+    told: list[dict[int, int]] = []
+    monkeypatch.setattr(heap, "_mallopt", lambda options: told.append(options) or True)
+    monkeypatch.setattr(heap, "memory", lambda: 2**60)
+    training, embedding = Heap(torch.device("cpu")), Heap(torch.device("cpu"))
+    for held in (training, embedding):
+        held.after_step()
+    embedding.release()
+    assert len(told) == 2
+    training.release()
+    training.release()
+    assert (len(told), Heap.keeping) == (3, 0)
 
 
 def test_a_gpu_is_no_matter_of_malloc(monkeypatch):

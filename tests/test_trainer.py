@@ -236,6 +236,20 @@ def test_the_next_epochs_loading_begins_before_an_epoch_has_ended(root, monkeypa
     assert losses[0] == losses[1]
 
 
+def test_loading_that_was_begun_for_another_epoch_is_not_taken(root):
+    """As where a probe makes epochs of different lengths with one network."""
+    config = tiny(root, {"data.workers": 1, "method.batches.iterations": 2})
+    training = Training(config, CPU)
+    training.train_epoch()
+    training.config = override(config, {"method.batches.iterations": 3})
+    training.train_epoch()
+    assert training.iteration == 5
+    training.epoch = 0
+    training.train_epoch()
+    assert (training.epoch, training.iteration) == (1, 8)
+    training.close()
+
+
 def test_loading_that_was_begun_for_nothing_ends(root):
     epochs = fit(tiny(root, {"data.workers": 1, "method.batches.iterations": 4}), device="cpu")
     next(epochs)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dmkd.data.batches import unit_range
 from dmkd.errors import DataError
+from dmkd.heap import Heap
 
 
 def embed(net: nn.Module, batches: Iterable[Tensor | list[Tensor]], device: torch.device | str) -> Tensor:
@@ -22,11 +23,15 @@ def embed(net: nn.Module, batches: Iterable[Tensor | list[Tensor]], device: torc
     so frozen batch-norm stays frozen. The result may enter a graph. Raises `DataError` when there is no image.
     """
     modes = [(module, module.training) for module in net.modules()]
+    parts, heap = [], Heap(torch.device(device))
     net.eval()
     try:
         with torch.inference_mode():
-            parts = [net(_to(images, device)).embedding.float() for images in batches]
+            for images in batches:
+                parts.append(net(_to(images, device)).embedding.float())
+                heap.after_step()
     finally:
+        heap.release()
         for module, training in modes:
             module.training = training
     if not parts:
