@@ -90,6 +90,8 @@ def database(folder: Path, repeats: int, rows: str) -> None:
     compared("the first 50 rows, nothing new", lambda: render(board(uri).head(50)), 1 / 50, lambda: None)
     numbers = iter(range(RUNS, RUNS + 100))
     beside_cold("reading after one new run", lambda: load_runs(uri), lambda: add(folder, next(numbers)))
+    another = "reading after one new run, by a process that has not read before"
+    beside_cold(another, lambda: load_runs(uri), lambda: (add(folder, next(numbers)), run_cache._held.clear()))
     compared("leaderboard after one new run", lambda: board(uri), 1 / 10, lambda: add(folder, next(numbers)))
 
 

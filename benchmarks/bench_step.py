@@ -13,7 +13,6 @@ to be told from the difference of two steps: `terms` times the loss terms alone,
 from __future__ import annotations
 
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,7 +31,7 @@ from dmkd.distill.obd_sd import ObdSd
 from dmkd.distill.s2sd import S2SD
 from dmkd.distill.teachers import PreviousEpoch
 from dmkd.grad_cache import WholeBatch
-from dmkd.heap import Heap
+from dmkd.heap import Heap, peak
 from dmkd.losses import MultiSimilarity
 from dmkd.models import Network, Teacher
 from dmkd.models.embedder import EmbeddingNet, Features, assemble
@@ -247,7 +246,9 @@ def one(how: str) -> None:
         HEAP.after_step = lambda: None  # type: ignore[method-assign]
     step = stepper(MetricLearning())
     times = [timed(step)[1] for _ in range(6)]
-    print(statistics.median(times[3:]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    if HEAP.kept != (how == "kept"):
+        raise SystemExit(f"memory was {'' if HEAP.kept else 'not '}kept: this machine has too little of it, or MALLOC_... is set")
+    print(statistics.median(times[3:]), peak() / 2**20)
 
 
 def of_terms(method: Method, features: Features) -> Callable[[], None]:

@@ -17,10 +17,15 @@ import torch
 
 ROOM = 2
 """Times a process's own peak that must fit into the memory, for as many processes as its threads leave cores for."""
-LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Where a container says how much it may use."""
+CONTROL = Path("/sys/fs/cgroup")
+"""Where the system says how much memory a container or a job may use."""
+GROUPS = Path("/proc/self/cgroup")
+"""And in which of them this process is."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """malloc.h: `M_TRIM_THRESHOLD`, `M_MMAP_THRESHOLD`, `M_MMAP_MAX`."""
+_KEEP = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}
+_GIVE_BACK = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 64 * 2**20}
+"""As malloc does by itself where large blocks were given back."""
 
 
 class Heap:
@@ -41,10 +46,10 @@ class Heap:
         if self._settled:
             return
         self._settled = True
-        if self.device.type != "cpu" or any(name.startswith("MALLOC_") for name in os.environ):
+        if self.device.type != "cpu" or _set_by_user():
             return
         if 0 < ROOM * peak() * _at_once() <= memory():
-            self.kept = _mallopt({_MMAP_MAX: 0, _TRIM_THRESHOLD: -1})
+            self.kept = _mallopt(_KEEP)
             Heap.keeping += self.kept
 
     def release(self) -> None:
@@ -54,8 +59,24 @@ class Heap:
         self.kept = False
         Heap.keeping -= 1
         if not Heap.keeping:
-            _mallopt({_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 64 * 2**20})
-            ctypes.CDLL(None).malloc_trim(0)
+            _mallopt(_GIVE_BACK)
+            _trim()
+
+
+def before_fork() -> None:
+    """A process will be made that shares this one's memory until either writes to it: what is kept and not used is given back.
+
+    Else the next step would write to all of it, and the system would have it twice.
+    """
+    if Heap.keeping:
+        _trim()
+
+
+def after_fork(_number: int = 0) -> None:
+    """In the process that was made: it keeps nothing."""
+    if Heap.keeping:
+        Heap.keeping = 0
+        _mallopt(_GIVE_BACK)
 
 
 def peak() -> int:
@@ -67,14 +88,34 @@ def peak() -> int:
 
 
 def memory() -> int:
-    """Bytes that this machine has, or its container may use; 0 where neither can be told."""
+    """Bytes that this process has or could have: what the machine has available, or what its container or job may use, if less.
+
+    0 where that is not told.
+    """
     found = []
-    with suppress(OSError, ValueError):
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for place in LIMITS:
+    with suppress(OSError, ValueError, StopIteration, IndexError):
+        own = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        found.append(own + int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024)
+    for place in _limits():
         with suppress(OSError, ValueError):  # "max": no limit
             found.append(int(place.read_text(encoding="utf-8")))
     return min(found, default=0)
+
+
+def _limits() -> list[Path]:
+    """The files that limit this process's group, and the groups that it is in (cgroup 2: `0::/path`; 1: `9:memory:/path`)."""
+    lines = ["0::/", "1:memory:/"]
+    with suppress(OSError):
+        lines += GROUPS.read_text(encoding="utf-8").splitlines()
+    places = []
+    for line in lines:
+        number, kinds, path = [*line.split(":", 2), "", ""][:3]
+        root, name = (CONTROL, "memory.max") if number == "0" else (CONTROL / "memory", "memory.limit_in_bytes")
+        if number == "0" or "memory" in kinds.split(","):
+            group = root / path.lstrip("/")
+            places += [folder / name for folder in (group, *group.parents) if folder == root or root in folder.parents]
+    return places
 
 
 def _at_once() -> int:
@@ -83,10 +124,25 @@ def _at_once() -> int:
     return max(1, cores // torch.get_num_threads())
 
 
+def _set_by_user() -> bool:
+    return any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+
+
 def _mallopt(options: dict[int, int]) -> bool:
     """Set options of glibc's malloc; False where this is another C library, which has none or others."""
+    library = _glibc()
+    return library is not None and [library.mallopt(name, value) for name, value in options.items()] == [1] * len(options)
+
+
+def _trim() -> None:
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
         library.gnu_get_libc_version  # noqa: B018 - glibc alone has it
-        return all(library.mallopt(name, value) == 1 for name, value in options.items())
-    return False
+        return library
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,7 +20,6 @@ from dmkd.config import Config
 from dmkd.context import Context
 from dmkd.data.batches import Batch
 from dmkd.data.datasets import load_dataset
-from dmkd.data.loading import AHEAD
 from dmkd.data.resident import ResidentPictures
 from dmkd.data.splits import Parts, split
 from dmkd.distill.base import Plan, Step
@@ -105,6 +105,8 @@ class Training:
         self.student, self.resolution = make_student(config, self.teacher, device), config.student.resolution
         self.batches_per_epoch = batches_per_epoch(config, self.parts)
         self._next: tuple[Config, int, Iterator[Batch]] | None = None
+        self.ahead = True
+        """Whether an epoch lets the next one's loading begin: not where epochs are timed one by one."""
         self.plan = Plan(config.optim.epochs, steps_per_epoch(self.batches_per_epoch, config.optim))
         self.objective = make_objective(config, self.student, self.teacher, self.parts.train).to(device)
         groups = parameter_groups(self.student, self.objective.parameter_groups(config.optim.lr), config.optim)
@@ -150,8 +152,9 @@ class Training:
     def _begin_next(self) -> None:
         """Let the loading processes of the next epoch begin: a fast GPU would wait for them, and for their first batches."""
         known = self.config.method.batches.kind != "tuples"  # these are mined by the network as it will be then
-        if known and self.config.data.workers and self.pictures is None and self.epoch + 1 < self.plan.epochs:
-            self._next = (self.config, self.epoch + 1, self._batches(self.epoch + 1, None))
+        if self.ahead and known and self.config.data.workers and self.pictures is None and self.epoch + 1 < self.plan.epochs:
+            with suppress(OSError):  # no process to be had: the next epoch says so, this one is not lost
+                self._next = (self.config, self.epoch + 1, self._batches(self.epoch + 1, None))
 
     def close(self) -> None:
         """The run is over: what was begun for an epoch that does not come ends, and memory is given back."""
@@ -183,11 +186,12 @@ class Training:
     def _steps(self, batches: Iterator[Batch], terms: Terms) -> int:
         """Go through the epoch's batches; a last incomplete accumulation makes a step too. Returns the student's images."""
         images, accumulate, waiting = 0, self.config.optim.accumulate, 0
-        last_made = max(1, self.batches_per_epoch - AHEAD * self.config.data.workers)  # the processes have nothing more to make
+        # About then each process makes its last batch, and the others are there.
+        begin = max(1, self.batches_per_epoch - self.config.data.workers)
         told: dict[str, Any] = {"unit": "step", "desc": f"epoch {self.epoch + 1}", "leave": False, "disable": None}
         with tqdm(total=self.plan.iterations, initial=self.iteration, **told) as bar:
             for taken, batch in enumerate(batches, 1):
-                if taken == last_made:
+                if taken == begin:
                     self._begin_next()
                 loss = self._loss(batch, terms) / accumulate
                 self.passes.backward(self.precision.scaler.scale(loss))

@@ -62,7 +62,7 @@ def probe(load: Load, parts: Parts, clock: Callable[[], float] = time.perf_count
         config, scale = _small(load, checkpoint, device)
         started = clock()
         with closing(Training(config, device)) as training:
-            setup = clock() - started
+            setup, training.ahead = clock() - started, False
             times = [_epoch(training, config, steps, clock) for steps in (1, 1, 1 + STEPS)] if config.optim.epochs else [0.0] * 3
             embedded, compared = _test(training, config, clock)
     step = max(0.0, times[2] - times[1]) / STEPS

@@ -180,6 +180,7 @@ class Trial(tune.Trainable):
 
     def _close(self, status: str, patience: float | None = None) -> None:
         """It is over; give the tracker its time."""
+        self.epochs = iter(())  # processes that load the next epoch would hold what the run gives back
         # Where the disk is full, the driver hears the reason all the same.
         with self._leaving(), suppress(OSError), self.fence.writing() if self.fence is not None else nullcontext():
             self._over(status)
@@ -227,6 +228,7 @@ class Trial(tune.Trainable):
 
     def cleanup(self) -> None:
         """Close a run that was stopped: by the scheduler, which leaves a marker, or in the middle, to be resumed."""
+        self.epochs = iter(())
         self._rest()
         if self.fence is None:
             return

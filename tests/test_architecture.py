@@ -35,7 +35,7 @@ ROOMS = [
 ]
 """From left to right: a room may import what stands left of it. `data` .. `optim` stand side by side."""
 SIDE_BY_SIDE = {"data", "models", "losses", "mining", "optim"}
-ANYWHERE = {"caches", "errors", "pulse", "ranges", "reproducible", "terms"}
+ANYWHERE = {"caches", "errors", "heap", "pulse", "ranges", "reproducible", "terms"}
 """Leaves that any room may use: they import no room."""
 ALLOWED = {
     ("losses", "mining"),

@@ -231,22 +231,64 @@ def test_the_next_epochs_loading_begins_before_an_epoch_has_ended(root, monkeypa
         begun.clear()
         training = Training(tiny(root, {"data.workers": workers, "method.batches.iterations": 4}), CPU)
         losses[workers] = [training.train_epoch()["train/loss"] for _ in range(3)]
-        # Of 4 batches the process has made all when the second is taken, after one step.
-        assert begun == ([(0, 0), (1, 1), (2, 5)] if workers else [(0, 0), (1, 4), (2, 8)])
+        # Of 4 batches the process makes the last when the third is taken, after two steps.
+        assert begun == ([(0, 0), (1, 2), (2, 6)] if workers else [(0, 0), (1, 4), (2, 8)])
     assert losses[0] == losses[1]
 
 
-def test_loading_that_was_begun_for_another_epoch_is_not_taken(root):
-    """As where a probe makes epochs of different lengths with one network."""
+@pytest.fixture
+def asked(monkeypatch) -> list[int]:
+    """The epochs whose batches were begun, in order."""
+    epochs: list[int] = []
+    batches = trainer.epoch_batches
+
+    def noted(*given: Any, epoch: int, **more: Any) -> Iterator[Any]:
+        epochs.append(epoch)
+        return batches(*given, epoch=epoch, **more)
+
+    monkeypatch.setattr(trainer, "epoch_batches", noted)
+    return epochs
+
+
+def test_loading_that_was_begun_for_another_epoch_is_not_taken(root, asked):
+    """As where one network makes epochs of different lengths."""
     config = tiny(root, {"data.workers": 1, "method.batches.iterations": 2})
     training = Training(config, CPU)
     training.train_epoch()
+    assert asked == [0, 1]
     training.config = override(config, {"method.batches.iterations": 3})
     training.train_epoch()
-    assert training.iteration == 5
+    assert (training.iteration, asked) == (5, [0, 1, 1, 2])
     training.epoch = 0
     training.train_epoch()
-    assert (training.epoch, training.iteration) == (1, 8)
+    assert asked == [0, 1, 1, 2, 0, 1]
+    training.close()
+
+
+def test_what_is_mined_is_not_loaded_ahead(root, asked):
+    """Tuples are those of the network as it is when their epoch begins."""
+    changes = {"data.workers": 1, "method.name": "symmetric", "method.batches.size": 3, "method.batches.iterations": 2}
+    training = Training(tiny(root, changes), CPU)
+    training.train_epoch()
+    assert asked == [0]
+    training.train_epoch()
+    assert asked == [0, 1]
+
+
+def test_an_epoch_is_not_lost_where_the_next_one_gets_no_process(root, monkeypatch):
+    training = Training(tiny(root, {"data.workers": 1, "method.batches.iterations": 2}), CPU)
+    begun, batches = [], trainer.epoch_batches
+
+    def refused(*given: Any, epoch: int, **more: Any) -> Iterator[Any]:
+        begun.append(epoch)
+        if begun == [0, 1]:
+            raise BlockingIOError("Resource temporarily unavailable")
+        return batches(*given, epoch=epoch, **more)
+
+    monkeypatch.setattr(trainer, "epoch_batches", refused)
+    for _ in range(2):
+        training.train_epoch()
+    assert (training.iteration, begun) == (4, [0, 1, 1, 2])
     training.close()
 
 

@@ -4,19 +4,19 @@
 place: they are digested in blocks, and those of another block are looked at again. What was deleted for good is told by a last
 row that is not there any more, or by the number of runs (`tracking.reading`). Of a tag only the value is digested, a third of
 the cost: MLflow never gives a row to another run or key, and sqlite gives a number again only at the table's end, where the
-last rows are known by run and key.
+last rows are known by run and key. Where a block has fewer rows than it had, something was deleted, which its other rows do
+not tell of whom: then all is read again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator
 from typing import Any
 
 Marks = dict[str, Any]
 """What was seen, as JSON holds it: of each table the last row's number; of a growing one what the last row was, of the others
-what the last rows were, and a digest a block."""
+what the last rows were, and of each block how many rows it has and their digest."""
 GROWING = {
     "params": "run_uuid || ' ' || key || ' ' || value",
     "metrics": "run_uuid || ' ' || key || ' ' || timestamp || ' ' || step || ' ' || value",
@@ -59,23 +59,30 @@ def changed(connection: sqlite3.Connection, before: Marks | None, now: Marks | N
     near: set[str] = set()
     for table in CHANGING:
         last, names, _ = before[table]
-        if _names(connection, table, last) != names:
+        ranges = _changed_rows(connection, table, before[table], now[table])
+        if ranges is None or _names(connection, table, last) != names:
             return None
-        for first, end in _changed_rows(connection, table, before[table], now[table]):
+        for first, end in ranges:
             near |= _ids(connection, table, first, end)
     return logged, near
 
 
-def _changed_rows(connection: sqlite3.Connection, table: str, before: list[Any], now: list[Any]) -> Iterator[tuple[int, int]]:
-    """Where rows may have changed, as numbers after the first and up to the second."""
+def _changed_rows(connection: sqlite3.Connection, table: str, before: list[Any], now: list[Any]) -> list[tuple[int, int]] | None:
+    """Where rows may have changed, as numbers after the first and up to the second; None where some were deleted."""
     rows, columns = CHANGING[table]
-    (last, _, was), (end, _, found) = before, now
-    for place, start in enumerate(range(0, end, rows)):
+    (last, _, was), (_, _, found) = before, now
+    ranges = []
+    for place in range(max(len(was), len(found))):
+        start, end = place * rows, (place + 1) * rows
         if was[place : place + 1] == found[place : place + 1]:
             continue
-        # A block that has only grown is known up to the row that was the last.
-        known = start < last < start + rows and was[place] == _digest(connection, table, columns, start, last)
-        yield (last if known else start), start + rows
+        if place < len(was):  # what it had then, up to the row that was the last
+            count, digest = _digest(connection, table, columns, start, min(end, last))
+            if count < was[place][0]:
+                return None
+            start = last if last < end and digest == was[place][1] else start
+        ranges.append((start, end))
+    return ranges
 
 
 def _last(connection: sqlite3.Connection, table: str) -> int:
@@ -87,15 +94,17 @@ def _identity(connection: sqlite3.Connection, table: str, row: int) -> str:
     return str(found[0]) if found else ""
 
 
-def _names(connection: sqlite3.Connection, table: str, last: int) -> str:
+def _names(connection: sqlite3.Connection, table: str, last: int) -> list[Any]:
     """A digest of whose the last rows are."""
     return _digest(connection, table, NAMED[table], max(0, last - CHANGING[table][0]), last)
 
 
-def _digest(connection: sqlite3.Connection, table: str, columns: tuple[str, ...], after: int, last: int) -> str:
+def _digest(connection: sqlite3.Connection, table: str, columns: tuple[str, ...], after: int, last: int) -> list[Any]:
+    """How many rows there are, and a digest of their columns."""
     arrays = ", ".join(f"CAST(json_group_array({column}) AS BLOB)" for column in columns)
-    content = connection.execute(f"SELECT {arrays} FROM {table} WHERE rowid > ? AND rowid <= ?", (after, last)).fetchone()
-    return hashlib.sha256(b"".join(content)).hexdigest()[:32]
+    query = f"SELECT count(*), {arrays} FROM {table} WHERE rowid > ? AND rowid <= ?"
+    count, *content = connection.execute(query, (after, last)).fetchone()
+    return [count, hashlib.sha256(b"".join(content)).hexdigest()[:32]]
 
 
 def _ids(connection: sqlite3.Connection, table: str, after: int, last: int) -> set[str]:

@@ -3,8 +3,8 @@
 `<experiment>.json` names the Arrow file, its SHA-256, and what was seen when it was written; the Arrow file is named by
 its content. Where few runs changed after it, a second, small Arrow file has their rows, and the large one stays. All appear
 whole, under a new name, so any number of processes may read and write at once: each has a whole state of some moment, and
-compares it with the tracker. What is damaged, missing or of another version is read anew. A process holds the last frames
-that it read or wrote, by the digests of their files, and reads a file no second time.
+compares it with the tracker. What is damaged, missing or of another version is read anew. A process holds the frames of the
+last experiments that it read or wrote, with what their cards said, and reads those files no second time.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import threading
 import time
 from collections.abc import Set
 from contextlib import suppress
@@ -35,7 +36,7 @@ FEW = 0.05
 """The largest share of the runs that is written beside the large file instead of a new one."""
 
 _held: dict[tuple[Path, str], tuple[Any, pl.DataFrame]] = {}
-"""(Folder, experiment) -> the files of a card, and what is in them."""
+"""(Folder, experiment) -> the files of a card and the runs that changed beside them, and what they are together."""
 
 
 class Kept(NamedTuple):
@@ -43,11 +44,8 @@ class Kept(NamedTuple):
 
     frame: pl.DataFrame
     card: dict[str, Any]
-
-    @property
-    def changed(self) -> frozenset[str]:
-        """Ids of the runs whose rows in the large file do not count: they are in the small one, or gone."""
-        return frozenset(self.card["changed"])
+    changed: frozenset[str]
+    """Ids of the runs whose rows in the large file do not count: they are in the small one, or gone."""
 
     @property
     def seen(self) -> Any:
@@ -71,23 +69,28 @@ def read(folder: Path, experiment: str) -> Kept | None:
         card = json.loads((folder / f"{experiment}.json").read_text(encoding="utf-8"))
         if card["format"] != FORMAT or "seen" not in card:
             return None
-        files, frame = _held.get((folder, experiment), (None, None))
-        if frame is None or files != card["files"]:
+        what, frame = _held.get((folder, experiment), (None, None))
+        if frame is None or what != _what(card):
             frame, *later = [_content(folder, name, digest) for name, digest in card["files"]]
             for few in later:
                 rest = frame.filter(~pl.col("run_id").is_in(card["changed"]))
                 frame = frames.ordered(pl.concat([rest, few], how="diagonal"))
             _hold(folder, experiment, card, frame)
-        return Kept(frame, card)
+        return Kept(frame, card, frozenset(card["changed"]))
     except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError):
         return None
 
 
 def _hold(folder: Path, experiment: str, card: dict[str, Any], frame: pl.DataFrame) -> None:
     _held.pop((folder, experiment), None)
-    _held[folder, experiment] = card["files"], frame
+    _held[folder, experiment] = _what(card), frame
     for oldest in list(_held)[:-HELD]:
         _held.pop(oldest, None)
+
+
+def _what(card: dict[str, Any]) -> list[Any]:
+    """What tells whether a card is of the same runs: a small file may be the same where another run is gone."""
+    return [card["files"], card["changed"]]
 
 
 def _content(folder: Path, name: str, digest: str) -> pl.DataFrame:
@@ -112,7 +115,8 @@ def write(
     beside = frozenset(changed or ()) | (kept.changed if kept else frozenset())
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        if kept is None or changed is None or len(beside) > FEW * frame.height:
+        few_changed = kept is not None and changed is not None and len(beside) <= FEW * frame.height
+        if kept is None or not few_changed or not (folder / kept.card["files"][0][0]).exists():
             files, beside = [_store(folder, experiment, frame)], frozenset()
         else:
             few = frame.filter(pl.col("run_id").is_in(beside))
@@ -130,7 +134,7 @@ def _store(folder: Path, experiment: str, frame: pl.DataFrame) -> list[str]:
     content = buffer.getvalue()
     digest = hashlib.sha256(content).hexdigest()
     file = folder / f"{experiment}-{digest[:16]}.arrow"
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    partial = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.partial")
     partial.write_bytes(content)
     partial.replace(file)
     return [file.name, digest]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dmkd import pulse
+from dmkd import heap, pulse
 from dmkd.errors import DataError, LoaderDied
 
 DEAD = ("DataLoader worker", "Pin memory thread exited")
@@ -54,6 +54,7 @@ def load(task: Callable[[int], Any], length: int, workers: int, *, pin: bool = F
         collate_fn=_as_is,
         pin_memory=pin and torch.cuda.is_available(),
         generator=torch.Generator(),
+        worker_init_fn=heap.after_fork,
     )
     return _told(_begun(loader))
 
@@ -92,6 +93,7 @@ def _begun(loader: Any) -> Iterator[Any]:
     Torch would raise from that signal wherever the main thread is by then: in the midst of a step, where nothing can tell whose
     error it is. Whoever waits for the next batch misses a dead process all the same.
     """
+    heap.before_fork()
     before = signal.getsignal(signal.SIGCHLD)
     batches: Iterator[Any] = iter(loader)
     if before is not None and threading.current_thread() is threading.main_thread():

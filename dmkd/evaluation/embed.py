@@ -23,13 +23,15 @@ def embed(net: nn.Module, batches: Iterable[Tensor | list[Tensor]], device: torc
     so frozen batch-norm stays frozen. The result may enter a graph. Raises `DataError` when there is no image.
     """
     modes = [(module, module.training) for module in net.modules()]
-    parts, heap = [], Heap(torch.device(device))
+    parts: list[Tensor] = []
+    heap = Heap(torch.device(device))
     net.eval()
     try:
         with torch.inference_mode():
             for images in batches:
+                if parts:  # one batch alone is no reason to keep anything
+                    heap.after_step()
                 parts.append(net(_to(images, device)).embedding.float())
-                heap.after_step()
     finally:
         heap.release()
         for module, training in modes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -248,6 +249,24 @@ def test_a_dead_loading_process_is_retried_once(world: World, deaths: int) -> No
     assert "a data-loading process died" in again.step()["failed"]
     assert read_done(world.folder / "trials/t")["status"] == "failed"  # type: ignore[index]
     assert world.row()["status"] == "FAILED"
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_a_trial_that_is_stopped_leaves_no_loading_process(world: World, pruned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are made before the next epoch is asked for, and would hold the files of its run."""
+    trial = world.trial(**{"data.workers": 1})
+    trial.step()
+    assert len(multiprocessing.active_children()) == 1
+    assert trial.run is not None
+    left: list[int] = []
+    close = trial.run._sender.spool.release
+    monkeypatch.setattr(
+        trial.run._sender.spool, "release", lambda: (left.append(len(multiprocessing.active_children())), close())
+    )
+    if pruned:
+        world.shared.storage.stop(world.folder / "trials/t", "pruned by a test")
+    trial.cleanup()
+    assert left[-1:] == [0]
 
 
 def test_a_worker_that_tune_makes_and_does_not_use_disturbs_nothing(

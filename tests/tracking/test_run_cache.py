@@ -63,7 +63,9 @@ def read_again(uri: str, monkeypatch: pytest.MonkeyPatch) -> tuple[pl.DataFrame,
     return frame, counted_then
 
 
-def test_only_what_changed_is_read_again(many, monkeypatch):
+@pytest.mark.parametrize("few", [databases.FEW, 0])
+def test_only_what_changed_is_read_again(many, monkeypatch, few):
+    monkeypatch.setattr(databases, "FEW", few)
     client = connect(many)
     first, counts = read_again(many, monkeypatch)
     assert (first.height, counts) == (40, [40])
@@ -177,8 +179,31 @@ def test_a_tag_of_a_row_far_from_the_end_is_seen(database, monkeypatch):
     client.set_tag(ids[-1], "dmkd.seed", "9")
     add(database, range(30, 31))
     assert read_again(database, monkeypatch)[1] == [2]
-    client.delete_tag(ids[1], "dmkd.seed")
-    assert read_again(database, monkeypatch)[1] == [1]
+    client.set_tag(ids[0], "best", "1")
+    add(database, range(31, 50))
+    assert len(read_again(database, monkeypatch)[1]) == 1
+    client.delete_tag(ids[0], "best")  # no other row of its block is of that run
+    frame, counts = read_again(database, monkeypatch)
+    assert counts == [50]
+    assert "tags.best" not in frame.columns
+
+
+def test_a_frame_that_is_held_is_not_taken_for_a_later_one(many, monkeypatch):
+    """Two processes: what the second wrote has the files of what the first holds, but for the runs that are gone."""
+    add(many, range(40, 100))
+    client, ids = connect(many), load_runs(many, "many")["run_id"].to_list()
+    here: dict[str, object] = {}
+    there: dict[str, object] = {}
+
+    def reading(held: dict[str, object]) -> pl.DataFrame:
+        monkeypatch.setattr(run_cache, "_held", held)
+        return load_runs(many, "many")
+
+    for run_id in ids[7:9]:
+        client.delete_run(run_id)
+        left = [reading(held).height for held in (there, here)]
+        assert left == [reading({}).height] * 2
+    assert left == [98, 98]
 
 
 def test_what_takes_the_place_of_a_deleted_row_is_seen(many, monkeypatch):
@@ -206,7 +231,9 @@ def test_what_takes_the_place_of_a_deleted_row_is_seen(many, monkeypatch):
     assert read_again(many, monkeypatch)[0].height == 41
 
 
-def test_texts_of_every_kind_come_back_as_they_were_logged(database):
+@pytest.mark.parametrize("few", [databases.FEW, 0])
+def test_texts_of_every_kind_come_back_as_they_were_logged(database, monkeypatch, few):
+    monkeypatch.setattr(databases, "FEW", few)
     client, texts = (
         connect(database),
         ["", '"quoted"', "back\\slash", "line\nbreak", "tab\t\x01", "ä 漢 🙂", "{}", "null", "1e400"],
