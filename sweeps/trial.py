@@ -247,6 +247,5 @@ class Trial(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take another trial into this process: starting one anew costs seconds."""
         self.cleanup()
-        self.epochs = iter(())
         self.setup(new_config)  # tune.with_parameters adds `shared`
         return True

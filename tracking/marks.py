@@ -2,10 +2,11 @@
 
 `params` and `metrics` only grow: what was written since is behind the last row seen. Rows of `runs` and `tags` are changed in
 place: they are digested in blocks, and those of another block are looked at again. What was deleted for good is told by a last
-row that is not there any more, or by the number of runs (`tracking.reading`). Of a tag only the value is digested, a third of
-the cost: MLflow never gives a row to another run or key, and sqlite gives a number again only at the table's end, where the
-last rows are known by run and key. Where a block has fewer rows than it had, something was deleted, which its other rows do
-not tell of whom: then all is read again.
+row that is not there any more, or by the number of runs (`tracking.reading`).
+
+Of a tag only the value is digested, for less than half of the cost: MLflow never gives a row to another run or key, and sqlite
+gives a number again only at the table's end, where the last rows are known by run and key. Where a block has fewer rows than
+it had, something was deleted, and its other rows do not tell of whom: then all is read again.
 """
 
 from __future__ import annotations

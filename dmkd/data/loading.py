@@ -15,9 +15,6 @@ from dmkd.errors import DataError, LoaderDied
 DEAD = ("DataLoader worker", "Pin memory thread exited")
 """In torch's words for a dead process; the second where it took with it the thread that pins, which was reading from it."""
 
-AHEAD = 2
-"""What each process makes before it is asked for: torch's own number."""
-
 
 class _Numbered(torch.utils.data.Dataset[Any]):
     """A task as a data set of batches. A `DataError` travels as a value: the loader would wrap its message in a traceback."""
@@ -39,7 +36,7 @@ def load(task: Callable[[int], Any], length: int, workers: int, *, pin: bool = F
     """`task(0)` .. `task(length - 1)`, in order, made by `workers` processes (0: here). Raises what the task raises, and
     `LoaderDied` within seconds where one of the processes was killed.
 
-    The processes begin at once, before anything is asked for; what each then has ready waits (`AHEAD`). `pin` puts what they
+    The processes begin at once, before anything is asked for; what each then has ready (torch: two) waits. `pin` puts what they
     make into pinned memory, where there is a GPU.
 
     Torch's global generator is left alone: a loader of its own accord takes a number from it, and so changes what miners draw.
@@ -50,7 +47,6 @@ def load(task: Callable[[int], Any], length: int, workers: int, *, pin: bool = F
         _Numbered(task, length),
         batch_size=None,
         num_workers=workers,
-        prefetch_factor=AHEAD,
         collate_fn=_as_is,
         pin_memory=pin and torch.cuda.is_available(),
         generator=torch.Generator(),
